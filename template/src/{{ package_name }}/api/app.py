@@ -1,0 +1,60 @@
+"""The FastAPI application: what it opens when it starts, and which doors it has."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+from .. import TITLE
+from .. import __doc__ as description
+from ..config import get_settings
+from ..infra.observability import configure_observability, instrument_app
+from ..runtime import open_service
+from .auth import require_key
+from .edge import Edge
+from .errors import add_error_handlers
+from .hub import open_hub
+from .routes import events, health, stream, ws
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    """Run the service for as long as the application does; its agent too, unless told otherwise."""
+    settings = get_settings()
+    configure_observability(settings)
+    async with open_service(settings, worker=settings.api_worker) as service:
+        async with open_hub(service.store, settings) as hub:
+            app.state.service = service
+            app.state.store = service.store
+            app.state.http = service.http
+            app.state.pool = service.database.pool
+            app.state.locks = service.locks
+            app.state.hub = hub
+            yield
+
+
+def create_app() -> FastAPI:
+    """Build the application from this process's settings."""
+    settings = get_settings()
+    production = settings.environment == "production"
+    app = FastAPI(
+        title=TITLE,
+        description=description or "",
+        version=settings.version,
+        lifespan=lifespan,
+        docs_url=None if production else "/docs",
+        redoc_url=None,
+        openapi_url=None if production else "/openapi.json",
+    )
+    app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)
+    add_error_handlers(app)
+    guarded = [Depends(require_key)]
+    app.include_router(health.router, tags=["health"])
+    app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
+    app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
+    app.include_router(ws.router, prefix="/ws", tags=["websocket"])
+    instrument_app(app)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,78 @@
+"""What a client is told when something is wrong: one sentence that names the field and the remedy."""
+
+from typing import Any
+
+import logfire
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from ..core.events import event_types
+from ..infra.database import DATABASE_AWAY
+from ..infra.store import EventConflict, InvalidEvent
+
+RETRY_AFTER = "1"  # seconds
+
+
+class Problem(BaseModel):
+    """An answer that says what is wrong."""
+
+    detail: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body cannot be read"},
+    401: {"model": Problem, "description": "No valid key"},
+    409: {"model": Problem, "description": "The id is known with other content"},
+    413: {"model": Problem, "description": "The body is too large"},
+    422: {"model": Problem, "description": "A field is missing or wrong"},
+    503: {"model": Problem, "description": "The database is away"},
+}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Turn what routes raise into answers."""
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError), "registered for nothing else"  # noqa: S101 - narrows the type
+        return JSONResponse({"detail": sentence_of(error.errors())}, 422)
+
+    async def unstorable(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    async def conflict(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 409)
+
+    async def away(request: Request, error: Exception) -> JSONResponse:
+        logfire.warn("The database is away: {error}", error=repr(error))
+        sentence = "The database cannot be reached just now; nothing was stored, send it again."
+        return JSONResponse({"detail": sentence}, 503, {"Retry-After": RETRY_AFTER})
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(InvalidEvent, unstorable)
+    app.add_exception_handler(EventConflict, conflict)
+    for kind in DATABASE_AWAY:
+        app.add_exception_handler(kind, away)
+
+
+def sentence_of(errors: Any) -> str:
+    """Say in one sentence, field by field, what a validation found."""
+    return "; ".join(_one(error) for error in errors)
+
+
+def _one(error: dict[str, Any]) -> str:
+    types = event_types()
+    place = [str(part) for part in error["loc"] if part != "body" and part not in types]
+    field = ".".join(place) or "body"
+    match error["type"]:
+        case "union_tag_invalid":
+            return f"type: {error['ctx']['tag']!r} is no known event type; use one of {', '.join(types)}"
+        case "union_tag_not_found":
+            return f"type: it is missing; use one of {', '.join(types)}"
+        case "json_invalid":
+            return "body: it is not valid JSON; send one JSON object"
+        case "missing":
+            return f"{field}: it is missing; add it"
+        case _:
+            return f"{field}: {error['msg'][:1].lower()}{error['msg'][1:]}"

@@ -1,0 +1,109 @@
+"""Telling many clients of new events while reading the log once.
+
+A client that does not read its messages is dropped: what it missed waits in the log for it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from ..config import Settings
+from ..core.events import Event
+from ..core.types import Scope
+from ..infra.store import Cursor, EventStore
+from ..infra.supervise import Supervised
+
+
+class TooSlow(Exception):
+    """The client did not read its messages in time."""
+
+
+class TooMany(Exception):
+    """The process serves as many clients as it may."""
+
+
+class Wants(NamedTuple):
+    """Which events a client wants."""
+
+    types: list[str] | None = None
+    scope: Scope | None = None
+
+    def includes(self, event: Event) -> bool:
+        """Tell whether an event is among them."""
+        of_type = self.types is None or event.type in self.types
+        return of_type and self.scope in (None, event.scope)
+
+
+class _Client:
+    def __init__(self, wants: Wants, size: int) -> None:
+        self.wants = wants
+        self.queue: asyncio.Queue[tuple[Cursor, Event]] = asyncio.Queue(size)
+        self.too_slow = False
+
+    def offer(self, cursor: Cursor, event: Event) -> None:
+        """Queue what the client wants; note that it cannot follow."""
+        if self.wants.includes(event):
+            try:
+                self.queue.put_nowait((cursor, event))
+            except asyncio.QueueFull:
+                self.too_slow = True
+
+
+class Hub:
+    """Hands the events of the log to the clients of this process."""
+
+    def __init__(self, store: EventStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._clients: set[_Client] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether another client would be one too many."""
+        return len(self._clients) >= self._settings.api_max_connections
+
+    async def run(self) -> None:
+        """Follow the log until cancelled."""
+        async for cursor, event in self._store.follow():
+            for client in self._clients:
+                client.offer(cursor, event)
+
+    async def listen(
+        self, wants: Wants, after: Cursor | None = None
+    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
+        """Yield a client's events as they commit; with `after`, first what it missed since.
+
+        Raises:
+            TooMany: the process serves as many clients as it may.
+            TooSlow: the client left too many of them unread.
+        """
+        if self.full:
+            raise TooMany("this process serves as many clients as API_MAX_CONNECTIONS allows")
+        client = _Client(wants, self._settings.api_client_queue)
+        self._clients.add(client)
+        caught_up: set[str] = set()
+        try:
+            if after is not None:
+                async for cursor, event in self._store.read_since(after, wants.types, wants.scope):
+                    caught_up.add(event.id)
+                    yield cursor, event
+            while not client.too_slow:
+                cursor, event = await client.queue.get()
+                if event.id not in caught_up:
+                    yield cursor, event
+            raise TooSlow(f"more than {client.queue.maxsize} messages were left unread")
+        finally:
+            self._clients.discard(client)
+
+
+@asynccontextmanager
+async def open_hub(store: EventStore, settings: Settings) -> AsyncGenerator[Hub]:
+    """Give a hub that follows the log for the block."""
+    hub = Hub(store, settings)
+    following = asyncio.create_task(Supervised("hub", hub.run).run())
+    try:
+        yield hub
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

@@ -1,0 +1,79 @@
+"""Is the process alive, and is it ready for work?"""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from ...core.types import Seconds
+from ...infra.database import DATABASE_AWAY
+from ...runtime import Service
+from ..deps import ServiceDep
+
+READY_TIMEOUT: Seconds = 2.0
+
+router = APIRouter()
+
+
+class TaskState(BaseModel):
+    """One task that the service keeps running."""
+
+    state: Literal["running", "restarting", "stopped"]
+    restarts: int
+    error: str | None
+    """Why it last failed."""
+
+
+class Health(BaseModel):
+    """The process and its tasks."""
+
+    status: Literal["healthy", "degraded"]
+    timestamp: str
+    tasks: dict[str, TaskState]
+
+
+class Readiness(BaseModel):
+    """Whether to send work here."""
+
+    status: Literal["ready", "not ready"]
+    database: str
+    tasks: dict[str, TaskState]
+
+
+@router.get("/health")
+async def health(service: ServiceDep) -> Health:
+    """Answer as long as the process lives; `degraded` while one of its tasks is being restarted."""
+    tasks = _tasks(service)
+    well = all(task.state == "running" for task in tasks.values())
+    return Health(
+        status="healthy" if well else "degraded",
+        timestamp=service.store.now().isoformat(),
+        tasks=tasks,
+    )
+
+
+@router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready for work"}})
+async def ready(service: ServiceDep) -> JSONResponse:
+    """Answer 200 if the database can be used and the agent runs, else 503 with what is wrong."""
+    database, tasks = await _database(service), _tasks(service)
+    well = database == "ok" and all(task.state == "running" for task in tasks.values())
+    answer = Readiness(status="ready" if well else "not ready", database=database, tasks=tasks)
+    return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
+
+
+async def _database(service: Service) -> str:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT):
+            await service.store.fetch("SELECT 1")
+    except DATABASE_AWAY as error:
+        return f"away: {str(error) or type(error).__name__}"
+    return "ok"
+
+
+def _tasks(service: Service) -> dict[str, TaskState]:
+    return {
+        task.name: TaskState(state=task.state, restarts=task.restarts, error=task.error)
+        for task in service.tasks
+    }

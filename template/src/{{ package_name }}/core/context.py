@@ -1,0 +1,124 @@
+"""Working memory: the events of one scope that passed the filters since the last action.
+
+What it holds is rebuilt from the database after a crash or on another worker, so nothing
+here needs saving but `scratch`, which travels with the held events.
+"""
+
+from bisect import insort
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, Field, JsonValue, PrivateAttr
+
+from .events import Event, utc_now
+from .types import Scope, Seconds
+
+
+def _in_order(event: Event) -> tuple[datetime, int]:
+    return event.timestamp, event.seq
+
+
+class DecisionContext(BaseModel):
+    """What a trigger decides on.
+
+    `scratch` is yours for counts, flags and notes; it must be JSON. Times are the database's.
+    """
+
+    scope: Scope
+    events: list[Event] = Field(default_factory=list[Event])
+    scratch: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    created_at: datetime = Field(default_factory=utc_now)
+    last_action_at: datetime | None = None
+
+    _recent: list[Event] = PrivateAttr(default_factory=list[Event])
+    # A factory: Pydantic would take a plain function for a method.
+    _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
+
+    @classmethod
+    def restore(
+        cls,
+        *,
+        scope: Scope,
+        events: list[Event],
+        recent: list[Event],
+        scratch: dict[str, JsonValue],
+        last_action_at: datetime | None,
+        clock: Callable[[], datetime],
+    ) -> "DecisionContext":
+        """Rebuild a context from what the store remembers of its scope."""
+        context = cls.model_construct(
+            scope=scope,
+            events=sorted(events, key=_in_order),
+            scratch=scratch,
+            created_at=clock(),
+            last_action_at=last_action_at,
+        )
+        context._recent = sorted(recent, key=_in_order)
+        context._clock = clock
+        return context
+
+    def now(self) -> datetime:
+        """Return the store's time."""
+        return self._clock()
+
+    def add(self, event: Event) -> None:
+        """Take an event in, in order of `(timestamp, seq)`; one that is there already is not doubled."""
+        if all(known.id != event.id for known in self.events):
+            insort(self.events, event, key=_in_order)
+            insort(self._recent, event, key=_in_order)
+
+    def window(self, seconds: Seconds) -> list[Event]:
+        """Return the context's events that were recorded in the last `seconds`."""
+        since = self.now() - timedelta(seconds=seconds)
+        return [event for event in self.events if event.recorded_at >= since]
+
+    def recent(self, seconds: Seconds) -> list[Event]:
+        """Return what passed the filters in the last `seconds`, acted on or not.
+
+        Unlike `window` this survives `clear`, which is what a rate limit needs.
+        """
+        since = self.now() - timedelta(seconds=seconds)
+        return [event for event in self._recent if event.recorded_at >= since]
+
+    def forget(self, older_than: Seconds) -> None:
+        """Drop from `recent` what is older than so many seconds."""
+        self._recent = self.recent(older_than)
+
+    def of_type(self, *types: str) -> list[Event]:
+        """Return the context's events of these types."""
+        return [event for event in self.events if event.type in types]
+
+    def since_last_action(self) -> list[Event]:
+        """Return the events recorded after the last action, or all if there was none."""
+        if self.last_action_at is None:
+            return list(self.events)
+        return [event for event in self.events if event.recorded_at > self.last_action_at]
+
+    def count_by_type(self) -> dict[str, int]:
+        """Return how many events of each type there are."""
+        counts: dict[str, int] = {}
+        for event in self.events:
+            counts[event.type] = counts.get(event.type, 0) + 1
+        return counts
+
+    def summarize(self, max_events: int = 10) -> str:
+        """Describe the context in words that a model can be given."""
+        lines = [f"Scope {self.scope} holds {len(self.events)} events: {self.count_by_type()}."]
+        if latest := self.events[-max_events:] if max_events > 0 else []:
+            lines.append(f"The latest {len(latest)}:")
+        for event in latest:
+            details = event.model_dump_json(exclude={"id", "type", "timestamp", "meta", "scope"})
+            lines.append(f"- {event.timestamp.isoformat()} {event.type} {details}")
+        if self.scratch:
+            lines.append(f"Notes: {self.scratch}")
+        return "\n".join(lines)
+
+    def clear(self) -> None:
+        """Start the next decision: an action was taken on all of this."""
+        self.events.clear()
+        self.scratch.clear()
+        self.mark_action()
+
+    def mark_action(self) -> None:
+        """Note that an action was taken, and keep the events."""
+        self.last_action_at = self.now()

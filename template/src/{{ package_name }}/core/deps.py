@@ -1,0 +1,56 @@
+"""What a trigger and its tools may use, passed in rather than reached for."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import httpx2
+from pydantic_ai import Agent, ModelSettings, UsageLimits
+from pydantic_ai.models import Model
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from ..config import Settings
+from ..infra.store import EventStore
+from .types import Scope
+
+
+@dataclass(frozen=True)
+class ReflexDeps:
+    """Dependencies of one decision, given to PydanticAI as `deps` and read in tools as `ctx.deps`."""
+
+    store: EventStore
+    http: httpx2.AsyncClient
+    sessions: async_sessionmaker[AsyncSession]
+    model: Model
+    """The model that the settings name; pass it to `agent.run(..., model=deps.model)`."""
+    settings: Settings
+    scope: Scope = "main"
+    action_id: str = ""
+    """The id that the action will have; the same on a retry, so it serves as idempotency key."""
+
+    # --- your dependencies start here ---
+    # --- your dependencies end here ---
+
+    def within(self, scope: Scope, action_id: str) -> "ReflexDeps":
+        """Return the same dependencies for one decision in `scope`."""
+        return replace(self, scope=scope, action_id=action_id)
+
+    async def run[Output](self, agent: Agent["ReflexDeps", Output], prompt: str) -> Output:
+        """Run an agent with the service's model and limits, and return its output."""
+        result = await agent.run(
+            prompt,
+            deps=self,
+            model=self.model,
+            model_settings=ModelSettings(timeout=self.settings.model_timeout),
+            usage_limits=UsageLimits(request_limit=self.settings.model_request_limit),
+        )
+        return result.output
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncSession]:
+        """Open a short transaction: committed at the end of the block, rolled back on an error.
+
+        Do not call a model inside it: an open transaction holds back the database's clean-up.
+        """
+        async with self.sessions.begin() as session:
+            yield session

@@ -1,0 +1,138 @@
+"""Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+
+from ..config import Settings
+from ..core.types import Seconds
+
+CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
+IDLE_TRANSACTION_LIMIT: Seconds = 60.0  # a forgotten transaction would hold back VACUUM and cursors
+
+DATABASE_AWAY = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+"""What a statement raises when the server cannot be reached: wait, and try again."""
+
+
+class StartupError(Exception):
+    """The service cannot start; the message is one sentence for whoever starts it."""
+
+
+class Row(Protocol):
+    """A row whose columns are read by name."""
+
+    def __getitem__(self, key: str, /) -> Any: ...  # a column's type is the statement's business
+
+
+class Fetch(Protocol):
+    """Runs one statement with `$1`-style parameters and returns its rows."""
+
+    async def __call__(self, sql: str, /, *args: object) -> Sequence[Row]: ...
+
+
+@dataclass(frozen=True)
+class Database:
+    """One service's ways into its database."""
+
+    engine: AsyncEngine
+    sessions: async_sessionmaker[AsyncSession]
+    pool: asyncpg.Pool
+
+
+def fetch_in(session: AsyncSession) -> Fetch:
+    """Run the event store's statements inside a caller's transaction."""
+
+    async def fetch(sql: str, /, *args: object) -> Sequence[Row]:
+        connection = await session.connection()
+        result = await connection.exec_driver_sql(sql, args)
+        return result.mappings().all() if result.returns_rows else []
+
+    return fetch
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncGenerator[Database]:
+    """Open the engine and the pool; both are closed at the end of the block."""
+    engine = create_async_engine(
+        str(settings.database_url),
+        pool_pre_ping=True,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_pool_max_overflow,
+        connect_args={"timeout": CONNECT_TIMEOUT, "server_settings": _server_settings()},
+    )
+    # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    try:
+        async with create_raw_pool(settings) as pool:
+            yield Database(engine, sessions, pool)
+    finally:
+        await engine.dispose()
+
+
+def create_raw_pool(settings: Settings) -> asyncpg.Pool:
+    """Return a pool, to be entered with `async with`, for statements that SQLAlchemy adds nothing to."""
+    return asyncpg.create_pool(
+        settings.dsn,
+        min_size=1,
+        max_size=settings.database_pool_size,
+        timeout=CONNECT_TIMEOUT,
+        server_settings=_server_settings(),
+        reset=_nothing_to_reset,
+    )
+
+
+async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
+    """Save a round trip: the store leaves no session state behind on pooled connections."""
+
+
+async def connect(settings: Settings) -> asyncpg.Connection:
+    """Open one dedicated connection that no pooler may share: for LISTEN and for locks."""
+    return await asyncpg.connect(settings.listen_dsn, timeout=CONNECT_TIMEOUT)
+
+
+async def check_database(settings: Settings) -> None:
+    """Raise `StartupError`, in one sentence, if the database cannot be used."""
+    url = make_url(str(settings.database_url))
+    where = f"{url.host or 'localhost'}:{url.port or 5432}"
+    try:
+        connection = await asyncpg.connect(settings.dsn, timeout=CONNECT_TIMEOUT)
+    except asyncpg.InvalidCatalogNameError as error:
+        raise StartupError(
+            f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
+        ) from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise StartupError(
+            f"DATABASE_URL is refused by {where} ({error}): check its user and password."
+        ) from error
+    except (*DATABASE_AWAY, asyncpg.PostgresError, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        reason = str(error) or type(error).__name__
+        raise StartupError(
+            f"The database at {where} cannot be reached ({reason}): start it or correct DATABASE_URL."
+        ) from error
+    await connection.close()
+
+
+def to_json(value: object) -> str:
+    """Write a value for a `jsonb` parameter."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _server_settings() -> dict[str, str]:
+    return {
+        "application_name": "agent",
+        "idle_in_transaction_session_timeout": str(int(IDLE_TRANSACTION_LIMIT * 1000)),
+    }

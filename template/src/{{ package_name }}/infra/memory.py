@@ -1,0 +1,248 @@
+"""Working memories: one context a scope, under its lock, saved as deliveries that it holds.
+
+A context is a cache. Before each decision its scope's version is read; a context that another
+worker moved on is rebuilt. What is done with a decision is one transaction, so a crash before its
+commit only means that the decision is taken again.
+"""
+
+import asyncio
+import traceback
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+from uuid import NAMESPACE_OID, uuid5
+
+import logfire
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..core.events import ActionEvent, Event
+from ..core.types import Scope, Seconds
+from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
+from .locks import ScopeBusy, ScopedLocks
+from .store import EventStore, ScopeMoved, Token, deliver, hold
+from .store.codec import decode
+from .store.hold import ScopeState
+from .store.publish import insert_events
+
+BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
+
+type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
+"""Database effects of an action, in the transaction that settles its events."""
+
+
+class Context(Protocol):
+    """What a working memory needs of a context."""
+
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def events(self) -> list[Event]: ...
+    @property
+    def scratch(self) -> dict[str, JsonValue]: ...
+    def clear(self) -> None: ...
+    def forget(self, older_than: Seconds) -> None: ...
+
+
+class Restore[C](Protocol):
+    """Builds a context from what the store remembers."""
+
+    def __call__(
+        self,
+        *,
+        scope: Scope,
+        events: list[Event],
+        recent: list[Event],
+        scratch: dict[str, JsonValue],
+        last_action_at: datetime | None,
+        clock: Callable[[], datetime],
+    ) -> C: ...
+
+
+@dataclass
+class _Remembered[C]:
+    """A cached context, and what it was true of."""
+
+    context: C
+    version: int
+    held: dict[int, Token]
+    scratch: str = field(default="{}")
+
+
+class Memory[C: Context]:
+    """The contexts of one subscriber in this process."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        locks: ScopedLocks,
+        restore: Restore[C],
+        on_action: OnAction | None = None,
+    ) -> None:
+        self._store = store
+        self._locks = locks
+        self._restore = restore
+        self._on_action = on_action
+        self._settings = store.settings
+        self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
+
+    @asynccontextmanager
+    async def settling(self, *tokens: Token) -> AsyncGenerator[None]:
+        """Settle these deliveries as failed if the block fails.
+
+        A busy or moved scope hands them back unspent; anything else counts as an attempt, is logged
+        with its traceback and retried after a backoff.
+        """
+        try:
+            yield
+        except (ScopeBusy, ScopeMoved) as error:
+            logfire.debug("Handed back: {reason}", reason=str(error))
+            await self._store.hand_back(*tokens, delay=BUSY_DELAY)
+        except Exception as error:
+            logfire.exception("Decision failed: {error}", error=repr(error))
+            await self._nack(tokens, error)
+
+    @asynccontextmanager
+    async def open(self, scope: Scope) -> AsyncGenerator[C]:
+        """Give the scope's current context, under its lock and the time limit of a decision.
+
+        A block that fails leaves the context to be rebuilt.
+
+        Raises:
+            ScopeBusy: another handler has the scope.
+            TimeoutError: the decision took too long.
+        """
+        limit = self._settings.event_handler_timeout
+        async with self._locks.acquire(scope, wait=False):
+            try:
+                async with asyncio.timeout(limit):
+                    yield (await self._current(scope)).context
+            except TimeoutError as error:
+                self._cache.pop(scope, None)
+                raise TimeoutError(f"the decision took longer than {limit:g} s") from error
+            except BaseException:
+                self._cache.pop(scope, None)
+                raise
+
+    def action_id(self, context: C) -> str:
+        """Return the id that the next action of this context will have, the same on every retry."""
+        first = context.events[0].id if context.events else ""
+        version = self._cache[context.scope].version
+        return str(
+            uuid5(NAMESPACE_OID, f"{self._store.subscriber}/{context.scope}/{version}/{first}")
+        )
+
+    async def hold(self, context: C, *tokens: Token) -> None:
+        """Keep events in the context's scope, with its notes: the trigger wants more.
+
+        Raises:
+            ScopeMoved: a lease ran out meanwhile and another worker has the event.
+        """
+        known = self._cache[context.scope]
+        scratch = to_json(context.scratch)
+        async with self._store.pool.acquire() as connection, connection.transaction():
+            ours = await hold.hold(connection.fetch, self._store.subscriber, tokens)
+            if len(ours) != len(tokens):
+                raise ScopeMoved("the lease ran out before the event was held")
+            if scratch != known.scratch:
+                await hold.save_scratch(
+                    connection.fetch, self._store.subscriber, context.scope, context.scratch
+                )
+        self._store.settled(*tokens)
+        known.scratch = scratch
+        known.held.update({token.seq: token for token in tokens})
+        await self._keep_bounded(context.scope, known)
+
+    async def act(self, context: C, *tokens: Token, trigger: str, output: object) -> ActionEvent:
+        """Act on everything in the context, exactly once in the database, and clear it.
+
+        One transaction moves the scope's version, deletes what was held and what is in hand,
+        publishes the action and runs the owner's database effects.
+
+        Raises:
+            ScopeMoved: another worker was here meanwhile; nothing happened.
+        """
+        known = self._cache[context.scope]
+        action = self._action(context, trigger, output)
+        async with self._store.sessions.begin() as session:
+            fetch = fetch_in(session)
+            await self._settle_all(fetch, context.scope, known, tokens)
+            await insert_events(fetch, [action], self._settings.event_max_depth)
+            if self._on_action is not None:
+                await self._on_action(session, action)
+        self._store.settled(*tokens)
+        self._store.announce()
+        context.clear()
+        context.forget(self._settings.context_recent)
+        known.version += 1
+        known.held, known.scratch = {}, to_json(context.scratch)
+        return action
+
+    async def _settle_all(
+        self, fetch: Fetch, scope: Scope, known: _Remembered[C], tokens: tuple[Token, ...]
+    ) -> None:
+        await hold.move(fetch, self._store.subscriber, scope, known.version, {})
+        covered = [*known.held.values(), *tokens]
+        done = await deliver.ack(fetch, self._store.subscriber, covered)
+        if len(done) != len(covered):
+            raise ScopeMoved("some of the events were settled by another worker")
+
+    def _action(self, context: C, trigger: str, output: object) -> ActionEvent:
+        return ActionEvent(
+            id=self.action_id(context),
+            source=f"agent:{self._store.subscriber}",
+            scope=context.scope,
+            trigger=trigger,
+            output=to_jsonable_python(output),
+            covers=[event.id for event in context.events],
+            meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
+        )
+
+    async def _current(self, scope: Scope) -> _Remembered[C]:
+        """Return the cached context if it is still the whole truth, or rebuild it."""
+        state = await hold.read_state(self._store.fetch, self._store.subscriber, scope)
+        known = self._cache.get(scope)
+        if known is None or (known.version, len(known.held)) != (state.version, state.held):
+            known = await self._rebuild(scope, state)
+        self._cache[scope] = known
+        self._cache.move_to_end(scope)
+        while len(self._cache) > self._settings.context_max_scopes:
+            self._cache.popitem(last=False)
+        return known
+
+    async def _rebuild(self, scope: Scope, state: ScopeState) -> _Remembered[C]:
+        fetch, subscriber = self._store.fetch, self._store.subscriber
+        held = await hold.read_held(fetch, subscriber, scope)
+        covered = await hold.read_covered(fetch, scope, self._settings.context_recent)
+        events = [decode(row) for row in held]
+        context = self._restore(
+            scope=scope,
+            events=events,
+            recent=[*events, *(decode(row) for row in covered)],
+            scratch=state.scratch,
+            last_action_at=state.last_action_at,
+            clock=self._store.now,
+        )
+        tokens = {row["seq"]: Token(row["seq"], row["fence"]) for row in held}
+        return _Remembered(context, state.version, tokens, to_json(state.scratch))
+
+    async def _keep_bounded(self, scope: Scope, known: _Remembered[C]) -> None:
+        keep = self._settings.context_max_events
+        if len(known.held) > keep:
+            await hold.release_excess(self._store.fetch, self._store.subscriber, scope, keep)
+            self._cache.pop(scope, None)  # rebuilt without them
+
+    async def _nack(self, tokens: tuple[Token, ...], error: Exception) -> None:
+        details = "".join(traceback.format_exception(error))
+        reason = f"{type(error).__name__}: {error}"
+        try:
+            for token in tokens:
+                await self._store.nack(token, reason, details)
+        except DATABASE_AWAY as away:
+            # Not renewed any more, so the lease runs out and the events come again.
+            self._store.settled(*tokens)
+            logfire.warn("A failure was not recorded: {error}", error=repr(away))

@@ -1,0 +1,82 @@
+"""Telemetry: one call configures it, and everything that the service does shows up in one trace."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import logfire
+from fastapi import FastAPI
+from logfire import LevelName
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+from .. import COMMAND
+from ..config import Settings
+
+LEVELS: dict[str, LevelName] = {
+    "TRACE": "trace",
+    "DEBUG": "debug",
+    "INFO": "info",
+    "WARNING": "warn",
+    "ERROR": "error",
+}
+UNTRACED = "/health,/ready"  # asked every few seconds, and of no interest
+
+
+def configure_observability(settings: Settings) -> None:
+    """Configure Logfire for this process: to its cloud with a token, to the terminal always."""
+    as_json = settings.log_format == "json"
+    console = logfire.ConsoleOptions(
+        min_log_level=LEVELS[settings.log_level],
+        span_style="simple",
+        show_project_link=False,
+        output=sys.stderr,
+    )
+    logfire.configure(
+        token=settings.logfire_token.get_secret_value() if settings.logfire_token else None,
+        send_to_logfire="if-token-present",
+        service_name=COMMAND,
+        service_version=settings.version,
+        environment=settings.environment,
+        console=False if as_json else console,
+        additional_span_processors=[SimpleSpanProcessor(JsonLines())] if as_json else None,
+        inspect_arguments=False,
+    )
+    _instrument_libraries()
+
+
+@cache
+def _instrument_libraries() -> None:
+    logfire.instrument_pydantic_ai()
+    logfire.instrument_asyncpg()
+    logfire.instrument_httpx()
+
+
+def instrument_app(app: FastAPI) -> None:
+    """Trace the requests of an application."""
+    logfire.instrument_fastapi(app, excluded_urls=UNTRACED, capture_headers=False)
+
+
+class JsonLines(SpanExporter):
+    """Writes each log record and span as one JSON object a line to standard error."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write finished spans."""
+        for span in spans:
+            print(json.dumps(_line(span), default=str), file=sys.stderr, flush=True)
+        return SpanExportResult.SUCCESS
+
+
+def _line(span: ReadableSpan) -> dict[str, Any]:
+    attributes = dict(span.attributes or {})
+    context = span.get_span_context()
+    return {
+        "time": (span.end_time or span.start_time or 0) / 1e9,
+        "message": attributes.pop("logfire.msg", span.name),
+        "name": span.name,
+        "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
+        "trace_id": format(context.trace_id, "032x") if context else None,
+        **{key: value for key, value in attributes.items() if not key.startswith("logfire.")},
+    }

@@ -1,0 +1,28 @@
+"""The event store: a durable log in PostgreSQL, and a queue for each subscriber on top of it.
+
+Its promise: no accepted event is lost; each is handled at least once; database effects made with
+the ack happen exactly once; a stale worker cannot ack.
+"""
+
+from .admin import DeadLetter, DeliveryStatus, QueueStats
+from .codec import InvalidEvent
+from .deliver import Token
+from .hold import ScopeMoved
+from .log import Cursor
+from .publish import EventConflict
+from .schema import EventRecord, StoreBase
+from .store import EventStore
+
+__all__ = [
+    "Cursor",
+    "DeadLetter",
+    "DeliveryStatus",
+    "EventConflict",
+    "EventRecord",
+    "EventStore",
+    "InvalidEvent",
+    "QueueStats",
+    "ScopeMoved",
+    "StoreBase",
+    "Token",
+]

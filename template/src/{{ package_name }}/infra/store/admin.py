@@ -1,0 +1,158 @@
+"""What an operator does: look at the queue, retry or drop what died, prune the log."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import NamedTuple
+
+from ...core.types import Seconds
+from ..database import Fetch
+
+PRUNE_CHUNK = 5_000  # rows a transaction: long enough to be quick, short enough to block nobody
+
+DEAD = """
+SELECT d.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, d.attempts, d.error,
+       d.traceback, d.dead_at
+  FROM deliveries d JOIN events e ON e.seq = d.seq
+ WHERE d.subscriber = $1 AND d.dead_at IS NOT NULL
+   AND ($2::text IS NULL OR e.id = $2)
+ ORDER BY d.dead_at DESC, d.seq DESC
+ LIMIT $3
+"""
+
+# A new fence: a worker that still holds the old one must not settle the retried delivery.
+RETRY = """
+UPDATE deliveries d
+   SET dead_at = NULL, lease = NULL, attempts = 0, due_at = now(),
+       fence = nextval('delivery_fences')
+  FROM events e
+ WHERE e.seq = d.seq AND d.subscriber = $1 AND d.dead_at IS NOT NULL
+   AND ($2::text IS NULL OR e.id = $2)
+RETURNING d.seq
+"""
+
+PURGE = """
+DELETE FROM deliveries d USING events e
+ WHERE e.seq = d.seq AND d.subscriber = $1 AND d.dead_at IS NOT NULL
+   AND ($2::text IS NULL OR e.id = $2)
+RETURNING d.seq
+"""
+
+# Never an event that is owed to anybody, held and dead ones included.
+PRUNE = """
+DELETE FROM events WHERE seq IN (
+    SELECT e.seq FROM events e
+     WHERE e.recorded_at < now() - $1::float8 * interval '1 second'
+       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.seq = e.seq)
+     ORDER BY e.seq
+     LIMIT $2)
+RETURNING seq
+"""
+
+# Only `deliveries` is counted, so the cost follows the backlog and not the history.
+STATS = """
+SELECT s.name AS subscriber,
+       count(d.seq) FILTER (WHERE d.lease IS NULL AND d.held_at IS NULL AND d.dead_at IS NULL)
+           AS depth,
+       count(d.seq) FILTER (WHERE d.lease IS NOT NULL) AS in_flight,
+       count(d.seq) FILTER (WHERE d.held_at IS NOT NULL) AS held,
+       count(d.seq) FILTER (WHERE d.dead_at IS NOT NULL) AS dead,
+       (SELECT extract(epoch FROM clock_timestamp() - e.recorded_at)::float8 FROM events e
+         WHERE e.seq = min(d.seq) FILTER (WHERE d.held_at IS NULL AND d.dead_at IS NULL))
+           AS oldest_seconds
+  FROM subscriptions s LEFT JOIN deliveries d ON d.subscriber = s.name
+ GROUP BY s.name
+ ORDER BY s.name
+"""
+
+STATUS = """
+SELECT subscriber, status, attempts, error FROM event_status WHERE id = $1 ORDER BY subscriber
+"""
+
+ADD_SUBSCRIPTION = """
+INSERT INTO subscriptions (name, types, excluded) VALUES ($1, $2, $3)
+    ON CONFLICT (name) DO UPDATE SET types = excluded.types, excluded = excluded.excluded
+RETURNING pg_current_xact_id()::text AS tx, (xmax = 0) AS created
+"""
+
+ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8 AS ended"
+
+BACKFILL = """
+INSERT INTO deliveries (subscriber, seq, scope)
+SELECT s.name, e.seq, e.scope
+  FROM subscriptions s
+  JOIN events e ON (s.types IS NULL OR e.type = ANY (s.types)) AND e.type <> ALL (s.excluded)
+ WHERE s.name = $1 AND e.recorded_at >= $2
+    ON CONFLICT DO NOTHING
+RETURNING seq
+"""
+
+
+class DeadLetter(NamedTuple):
+    """A delivery that was given up, with the reason."""
+
+    seq: int
+    id: str
+    type: str
+    source: str
+    scope: str
+    timestamp: datetime
+    payload: str
+    attempts: int
+    error: str | None
+    traceback: str | None
+    dead_at: datetime
+
+
+class QueueStats(NamedTuple):
+    """What one subscriber is owed, in events, and the age of the oldest in seconds."""
+
+    subscriber: str
+    depth: int
+    in_flight: int
+    held: int
+    dead: int
+    oldest_seconds: Seconds | None
+
+
+class DeliveryStatus(NamedTuple):
+    """How far one event has come with one subscriber."""
+
+    subscriber: str
+    status: str
+    attempts: int
+    error: str | None
+
+
+async def dead_letters(
+    fetch: Fetch, subscriber: str, limit: int, event_id: str | None = None
+) -> list[DeadLetter]:
+    """Return the newest dead letters, or the one of an event."""
+    rows = await fetch(DEAD, subscriber, event_id, limit)
+    return [DeadLetter(*(row[name] for name in DeadLetter._fields)) for row in rows]
+
+
+async def retry_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int:
+    """Make one dead letter, or all, due at once with all its attempts; return how many."""
+    return len(await fetch(RETRY, subscriber, event_id))
+
+
+async def purge_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int:
+    """Drop one dead letter, or all; the log keeps the events. Return how many."""
+    return len(await fetch(PURGE, subscriber, event_id))
+
+
+async def prune(fetch: Fetch, older_than: Seconds) -> AsyncIterator[int]:
+    """Delete from the log what is old and owed to nobody; yield the count of each chunk."""
+    while count := len(await fetch(PRUNE, older_than, PRUNE_CHUNK)):
+        yield count
+
+
+async def stats(fetch: Fetch) -> list[QueueStats]:
+    """Return what each subscriber is owed."""
+    return [QueueStats(*(row[name] for name in QueueStats._fields)) for row in await fetch(STATS)]
+
+
+async def status(fetch: Fetch, event_id: str) -> list[DeliveryStatus]:
+    """Return how far an event has come with each subscriber that it concerns."""
+    rows = await fetch(STATUS, event_id)
+    return [DeliveryStatus(*(row[name] for name in DeliveryStatus._fields)) for row in rows]

@@ -1,0 +1,88 @@
+"""Between an event and its row."""
+
+import json
+from typing import Any, NamedTuple, cast
+
+from pydantic_core import PydanticSerializationError
+
+from ...core.events import Event, event_adapter
+from ..database import Row
+
+COLUMNS = {"id", "type", "source", "scope", "timestamp", "meta"}  # the rest is the payload
+EVENT_COLUMNS = (
+    "e.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, e.headers, e.recorded_at"
+)
+
+
+class InvalidEvent(ValueError):
+    """The event cannot be stored as it is; the message names the field and the remedy."""
+
+
+class Encoded(NamedTuple):
+    """An event's columns, ready for the database."""
+
+    id: str
+    type: str
+    source: str
+    scope: str
+    timestamp: Any  # a datetime; the driver's stubs want no narrower type in a row of parameters
+    payload: str
+    headers: str
+
+
+def encode(event: Event) -> Encoded:
+    """Return the event's columns.
+
+    Raises:
+        InvalidEvent: a value cannot be stored: a NUL character, or a broken one.
+    """
+    try:
+        payload = event.model_dump_json(exclude=COLUMNS)
+    except PydanticSerializationError as error:
+        raise InvalidEvent(f"{event.type}: a text is not valid Unicode ({error})") from error
+    _refuse_unstorable(event.model_dump(), "")
+    headers = event.meta.model_dump_json(exclude_none=True)
+    return Encoded(
+        event.id, event.type, event.source, event.scope, event.timestamp, payload, headers
+    )
+
+
+def decode(row: Row) -> Event:
+    """Return the event of a row of `EVENT_COLUMNS`.
+
+    Raises:
+        pydantic.ValidationError: its type, or its shape, is no longer known.
+    """
+    fields: dict[str, Any] = {
+        **load_json(row["payload"]),
+        "id": row["id"],
+        "type": row["type"],
+        "source": row["source"],
+        "scope": row["scope"],
+        "timestamp": row["timestamp"],
+        "meta": load_json(row["headers"]),
+    }
+    event = event_adapter.validate_python(fields)
+    event.stamp(row["seq"], row["recorded_at"])
+    return event
+
+
+def load_json(value: Any) -> dict[str, Any]:
+    """Read a `jsonb` column, which some connections decode and others leave as text."""
+    return json.loads(value) if isinstance(value, str | bytes) else value
+
+
+def _refuse_unstorable(value: object, field: str) -> None:
+    """Refuse what JSON can carry and PostgreSQL cannot, saying where it stands."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise InvalidEvent(
+                f"{field}: it has a NUL character, which cannot be stored: leave it out"
+            )
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, object]", value).items():
+            _refuse_unstorable(key, f"a key of {field or 'the event'}")
+            _refuse_unstorable(item, f"{field}.{key}" if field else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[object]", value)):
+            _refuse_unstorable(item, f"{field}[{index}]")

@@ -1,0 +1,167 @@
+"""The durable form of a working memory: the deliveries that a scope holds.
+
+An accumulated event is not acknowledged but held: its delivery leaves the claimable set and stays.
+So nothing has to be saved twice, and nothing assumes that events become visible in order.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from ...core.types import Scope, Seconds
+from ..database import Fetch, Row, to_json
+from .codec import EVENT_COLUMNS, load_json
+from .deliver import Token
+
+# `version` moves when events leave the scope, `held` grows when they enter: together they tell
+# whether a cached context is still the whole truth, at the price of one small read.
+STATE = """
+SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
+       (SELECT count(*) FROM deliveries d
+         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
+       clock_timestamp() AS now
+  FROM (VALUES (1)) AS one
+  LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
+"""
+
+HELD = f"""
+SELECT {EVENT_COLUMNS}, d.fence
+  FROM deliveries d JOIN events e ON e.seq = d.seq
+ WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL
+"""  # noqa: S608 - no value goes in, only the list of columns
+
+# What passed the filters and was acted on is known from the actions, which name what they cover.
+COVERED = f"""
+SELECT {EVENT_COLUMNS}
+  FROM events a
+ CROSS JOIN LATERAL jsonb_array_elements_text(a.payload -> 'covers') AS c (id)
+  JOIN events e ON e.id = c.id
+ WHERE a.scope = $1 AND a.type = 'agent.action'
+   AND a.recorded_at > now() - $2::float8 * interval '1 second'
+   AND e.recorded_at > now() - $2::float8 * interval '1 second'
+"""  # noqa: S608 - no value goes in, only the list of columns
+
+HOLD = """
+UPDATE deliveries d
+   SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
+  FROM unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
+ WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence AND d.lease IS NOT NULL
+RETURNING d.seq
+"""
+
+SAVE_SCRATCH = """
+INSERT INTO scopes (subscriber, scope, scratch) VALUES ($1, $2, $3::text::jsonb)
+    ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
+"""
+
+# Compare-and-set: whoever lost the scope's lock meanwhile finds another version and may not act.
+MOVE = """
+INSERT INTO scopes (subscriber, scope, version, scratch, last_action_at)
+VALUES ($1, $2, 1, $4::text::jsonb, now())
+    ON CONFLICT (subscriber, scope) DO UPDATE
+   SET version = scopes.version + 1, scratch = excluded.scratch, last_action_at = now()
+ WHERE scopes.version = $3::bigint
+RETURNING version, last_action_at
+"""
+
+# The oldest of what a scope holds too many of. The version moves, since a count would not show it.
+RELEASE_EXCESS = """
+WITH excess AS (
+    SELECT subscriber, seq FROM deliveries
+     WHERE subscriber = $1 AND scope = $2 AND held_at IS NOT NULL
+     ORDER BY seq DESC OFFSET $3::bigint
+), released AS (
+    DELETE FROM deliveries d USING excess x
+     WHERE d.subscriber = x.subscriber AND d.seq = x.seq
+    RETURNING d.scope
+)
+INSERT INTO scopes (subscriber, scope, version) SELECT DISTINCT $1, scope, 1 FROM released
+    ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
+RETURNING version
+"""
+
+RELEASE_AGED = """
+WITH released AS (
+    DELETE FROM deliveries
+     WHERE subscriber = $1 AND held_at < now() - $2::float8 * interval '1 second'
+    RETURNING scope
+), counted AS (
+    SELECT scope, count(*) AS events FROM released GROUP BY scope
+), moved AS (
+    INSERT INTO scopes (subscriber, scope, version) SELECT $1, scope, 1 FROM counted
+        ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
+)
+SELECT coalesce(sum(events), 0)::bigint AS events FROM counted
+"""
+
+
+class ScopeMoved(Exception):
+    """Another worker changed the scope meanwhile: rebuild its context and decide again."""
+
+
+class ScopeState(NamedTuple):
+    """What tells whether a context is current, and what it cannot derive from its events."""
+
+    version: int
+    held: int
+    scratch: dict[str, Any]
+    last_action_at: datetime | None
+    now: datetime
+
+
+async def read_state(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState:
+    """Return the state of a scope, which need not exist yet."""
+    row = (await fetch(STATE, subscriber, scope))[0]
+    return ScopeState(
+        row["version"], row["held"], load_json(row["scratch"]), row["last_action_at"], row["now"]
+    )
+
+
+async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Sequence[Row]:
+    """Return the rows of the events that a scope holds, each with its fence."""
+    return await fetch(HELD, subscriber, scope)
+
+
+async def read_covered(fetch: Fetch, scope: Scope, seconds: Seconds) -> Sequence[Row]:
+    """Return the rows of the recent events that actions of this scope answered."""
+    return await fetch(COVERED, scope, seconds)
+
+
+async def hold(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
+    """Take deliveries out of the claimable set for their scope; return those that were ours."""
+    in_order = sorted(tokens, key=lambda token: token.seq)
+    rows = await fetch(
+        HOLD, subscriber, [token.seq for token in in_order], [token.fence for token in in_order]
+    )
+    return {row["seq"] for row in rows}
+
+
+async def save_scratch(
+    fetch: Fetch, subscriber: str, scope: Scope, scratch: dict[str, Any]
+) -> None:
+    """Keep the notes of a context that goes on accumulating."""
+    await fetch(SAVE_SCRATCH, subscriber, scope, to_json(scratch))
+
+
+async def move(
+    fetch: Fetch, subscriber: str, scope: Scope, version: int, scratch: dict[str, Any]
+) -> Row:
+    """Advance a scope from `version` and return its new row.
+
+    Raises:
+        ScopeMoved: it is no longer at that version.
+    """
+    rows = await fetch(MOVE, subscriber, scope, version, to_json(scratch))
+    if not rows or rows[0]["version"] != version + 1:
+        raise ScopeMoved(f"scope {scope!r} was changed by another worker")
+    return rows[0]
+
+
+async def release_excess(fetch: Fetch, subscriber: str, scope: Scope, keep: int) -> bool:
+    """Let go of the oldest events beyond `keep`; tell whether there were any."""
+    return bool(await fetch(RELEASE_EXCESS, subscriber, scope, keep))
+
+
+async def release_aged(fetch: Fetch, subscriber: str, age: Seconds) -> int:
+    """Let go of what has been held for longer than `age`, in any scope; return how many."""
+    return (await fetch(RELEASE_AGED, subscriber, age))[0]["events"]

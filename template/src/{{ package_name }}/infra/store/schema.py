@@ -1,0 +1,139 @@
+"""The tables of the event store.
+
+`events` is the log: append-only, one row an event, never updated. `deliveries` is the small hot
+table beside it: one row for each (subscriber, event) that is still owed. `subscriptions` says which
+subscriber is owed which types. `scopes` keeps what a working memory cannot derive from its events.
+
+An event flows like this. Publishing inserts it and, in the same statement, a delivery for every
+subscription that wants it. A claim pushes the delivery's `due_at` past the lease and gives it a new
+`fence`; a worker that dies needs no clean-up, its deliveries simply fall due again. Then one of:
+acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
+`dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
+led to deletes it. So the cost of everything follows what is owed, not what has ever happened.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Identity, Index, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
+
+NOW = text("now()")
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Return the type's name in DDL."""
+        return "xid8"
+
+
+class StoreBase(DeclarativeBase):
+    """The store's tables; yours have a base of their own."""
+
+    type_annotation_map: ClassVar = {datetime: TIMESTAMP(timezone=True), str: Text, int: BigInteger}
+
+
+class EventRecord(StoreBase):
+    """One event of the log."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("events_by_time", "timestamp", "seq"),
+        Index("events_by_type", "type", "seq"),
+        Index("events_by_commit", "tx", "seq"),
+        Index("events_by_scope", "scope", "recorded_at"),
+    )
+
+    seq: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    type: Mapped[str]
+    source: Mapped[str]
+    scope: Mapped[str]
+    timestamp: Mapped[datetime]
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)  # what each type of event carries
+    headers: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    recorded_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    tx: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+
+
+class DeliveryRecord(StoreBase):
+    """One event that one subscriber is still owed."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        Index(
+            "deliveries_ready",
+            "subscriber",
+            "due_at",
+            "seq",
+            postgresql_where=text("lease IS NULL AND held_at IS NULL AND dead_at IS NULL"),
+        ),
+        Index(
+            "deliveries_leased", "subscriber", "due_at", postgresql_where=text("lease IS NOT NULL")
+        ),
+        Index(
+            "deliveries_held",
+            "subscriber",
+            "scope",
+            "seq",
+            postgresql_where=text("held_at IS NOT NULL"),
+        ),
+        Index(
+            "deliveries_dead", "subscriber", "dead_at", postgresql_where=text("dead_at IS NOT NULL")
+        ),
+        Index("deliveries_of_event", "seq"),
+        # Rows live for milliseconds: vacuum by count, not by a share of a table that is mostly empty.
+        {
+            "postgresql_with": {
+                "fillfactor": "70",
+                "autovacuum_vacuum_scale_factor": "0",
+                "autovacuum_vacuum_threshold": "5000",
+                "autovacuum_vacuum_insert_scale_factor": "0.2",
+                "autovacuum_analyze_scale_factor": "0",
+                "autovacuum_analyze_threshold": "5000",
+            }
+        },
+    )
+
+    subscriber: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    scope: Mapped[str]
+    due_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    lease: Mapped[str | None]
+    """`shared` with other deliveries of a worker, or `alone`; none while nobody has it."""
+    held_at: Mapped[datetime | None]
+    dead_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+    traceback: Mapped[str | None]
+
+
+class SubscriptionRecord(StoreBase):
+    """Which subscriber gets which types of event."""
+
+    __tablename__ = "subscriptions"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """None for all."""
+    excluded: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ScopeRecord(StoreBase):
+    """What a scope remembers besides its held events; `version` moves with every action."""
+
+    __tablename__ = "scopes"
+
+    subscriber: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(server_default=text("0"))
+    scratch: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    last_action_at: Mapped[datetime | None]

@@ -1,0 +1,305 @@
+"""`EventStore`: the one face of the event store."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import logfire
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from ...config import Settings, get_settings
+from ...core.events import Event
+from ...core.types import Scope, Seconds
+from .. import database
+from ..database import Fetch, fetch_in
+from . import admin, deliver, hold, log
+from .admin import DeadLetter, DeliveryStatus, QueueStats
+from .deliver import Backoff, Token
+from .log import Cursor, Wanted
+from .publish import insert_events
+from .subscription import Clock, Owed, Subscription
+from .wake import NOTIFY, Wake
+
+PUBLISH_CHUNK = 1_000  # events a statement
+QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
+
+
+class EventStore:
+    """A durable log with a queue for one subscriber on top.
+
+    No accepted event is lost; each is handled at least once; database effects made with the ack
+    happen exactly once; a stale worker cannot ack. Close it when the process ends.
+    """
+
+    def __init__(
+        self,
+        session_factory: async_sessionmaker[AsyncSession],
+        pool: asyncpg.Pool,
+        *,
+        subscriber: str = "agent",
+        settings: Settings | None = None,
+    ) -> None:
+        self.sessions = session_factory
+        self.pool = pool
+        self.subscriber = subscriber
+        self.settings = settings or get_settings()
+        self.fetch: Fetch = pool.fetch
+        self.stale = 0
+        """How many acks, nacks and holds came too late to count."""
+        self._backoff = Backoff(
+            self.settings.event_retry_base_delay,
+            self.settings.event_retry_max_delay,
+            self.settings.event_max_attempts,
+        )
+        self._clock = Clock()
+        self._wake = Wake(self.fetch, lambda: database.connect(self.settings))
+        self._subscriptions: set[Subscription] = set()
+
+    async def close(self) -> None:
+        """Send the last wake-ups and stop listening."""
+        await self._wake.close()
+
+    def now(self) -> datetime:
+        """Return the database's time, as estimated since the last claim."""
+        return datetime.now(UTC) + timedelta(seconds=self._clock.offset)
+
+    # Publishing
+
+    async def publish(self, event: Event, *, session: AsyncSession | None = None) -> bool:
+        """Accept an event; False if this id was accepted before with the same content.
+
+        With `session` it joins that transaction: your rows and the event commit or vanish together.
+
+        Raises:
+            InvalidEvent: it cannot be stored, or its chain of causes is too long.
+            EventConflict: its id was published before with other content.
+        """
+        return bool(await self.publish_many([event], session=session))
+
+    async def publish_many(
+        self, events: Sequence[Event], *, session: AsyncSession | None = None
+    ) -> int:
+        """Accept all of these events or, on an error, none; return how many were new.
+
+        Raises:
+            InvalidEvent: one cannot be stored.
+            EventConflict: one has an id that was published before with other content.
+        """
+        with logfire.span("store.publish", count=len(events), _level="debug"):
+            if session is not None:
+                new = await self._insert(fetch_in(session), events)
+                await fetch_in(session)(NOTIFY)
+                return new
+            async with self.pool.acquire() as connection, connection.transaction():
+                new = await self._insert(connection.fetch, events)
+            if new:
+                self._wake.announce()
+            return new
+
+    async def _insert(self, fetch: Fetch, events: Sequence[Event]) -> int:
+        new: set[str] = set()
+        for start in range(0, len(events), PUBLISH_CHUNK):
+            chunk = events[start : start + PUBLISH_CHUNK]
+            new |= await insert_events(fetch, chunk, self.settings.event_max_depth)
+        return len(new)
+
+    # Consuming
+
+    async def subscribe(
+        self, event_types: list[str] | None = None, batch_size: int = 100
+    ) -> AsyncGenerator[tuple[Event, Token], None]:
+        """Yield events with the tokens that settle them, until `drain` is called.
+
+        At most `batch_size` events are in hand, claimed and not settled; their leases are renewed.
+        Close the iterator (`contextlib.aclosing`) to hand the unsettled ones back unspent.
+        """
+        owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
+        subscription = Subscription(self.fetch, self._wake, self._clock, owed, self.settings)
+        self._subscriptions.add(subscription)
+        try:
+            async with aclosing(subscription.events()) as events:
+                async for pair in events:
+                    yield pair
+        finally:
+            self._subscriptions.discard(subscription)
+
+    def drain(self) -> None:
+        """End the subscriptions: what is being handled may finish, nothing new is begun."""
+        for subscription in self._subscriptions:
+            subscription.stop()
+
+    async def ack(self, *tokens: Token, session: AsyncSession | None = None) -> bool:
+        """Settle deliveries as handled; False if any of them was no longer ours.
+
+        With `session` it joins that transaction, whose database effects then happen exactly once:
+        roll back if the answer is False. Call `settled` after that commit.
+        """
+        if session is not None:
+            done = await deliver.ack(fetch_in(session), self.subscriber, tokens)
+            return len(done) == len(tokens)
+        done = await deliver.ack(self.fetch, self.subscriber, tokens)
+        self.settled(*tokens)
+        return self._count_stale(tokens, done)
+
+    async def nack(
+        self, token: Token, error: str | None = None, traceback: str | None = None
+    ) -> bool:
+        """Settle a delivery as failed: retried after a backoff, or dead-lettered when it was the last.
+
+        Returns False if it was no longer ours.
+        """
+        dead = await deliver.nack(
+            self.fetch, self.subscriber, token, error or "no reason given", traceback, self._backoff
+        )
+        self.settled(token)
+        if dead:
+            logfire.error("Event at {seq} was dead-lettered: {error}", seq=token.seq, error=error)
+        return self._count_stale([token], set() if dead is None else {token.seq})
+
+    async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
+        """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
+        await deliver.hand_back(self.fetch, self.subscriber, tokens, delay)
+        self.settled(*tokens)
+
+    def settled(self, *tokens: Token) -> None:
+        """Note that tokens were settled in a transaction of the caller's, which frees capacity."""
+        for subscription in self._subscriptions:
+            subscription.settled(token.seq for token in tokens)
+
+    def announce(self) -> None:
+        """Wake subscribers after a commit that the store did not make itself."""
+        self._wake.announce()
+
+    def _count_stale(self, tokens: Iterable[Token], done: set[int]) -> bool:
+        late = [token.seq for token in tokens if token.seq not in done]
+        if late:
+            self.stale += len(late)
+            logfire.warn("Settled too late, another worker has them: {seqs}", seqs=late)
+        return not late
+
+    async def add_subscription(
+        self, types: list[str] | None = None, *, since: datetime | None = None
+    ) -> None:
+        """Register this store's subscriber, from now or from a given time.
+
+        The row commits first; events that older transactions still publish without seeing it are
+        filled in once all of those have ended, so that none slips between.
+        """
+        excluded = ["agent.action", "lifecycle"] if types is None else []
+        row = (await self.fetch(admin.ADD_SUBSCRIPTION, self.subscriber, types, excluded))[0]
+        if not row["created"] and since is None:
+            return
+        begin = since or datetime.now(UTC) + timedelta(seconds=self._clock.offset)
+        while not (await self.fetch(admin.ENDED, row["tx"]))[0]["ended"]:  # noqa: ASYNC110 - the server tells nobody when a transaction ends
+            await asyncio.sleep(QUIET_CHECK)
+        if await self.fetch(admin.BACKFILL, self.subscriber, begin):
+            self._wake.announce()
+
+    # Reading the log
+
+    async def replay(
+        self,
+        start: datetime,
+        end: datetime | None = None,
+        event_types: list[str] | None = None,
+        *,
+        scope: Scope | None = None,
+    ) -> AsyncIterator[Event]:
+        """Yield past events in order of `(timestamp, seq)`, in constant memory; changes nothing."""
+        async for event in log.replay(self.pool, start, end, Wanted(event_types, scope)):
+            yield event
+
+    async def follow(
+        self,
+        after: Cursor | None = None,
+        event_types: list[str] | None = None,
+        *,
+        scope: Scope | None = None,
+    ) -> AsyncIterator[tuple[Cursor, Event]]:
+        """Yield events as they commit, from `after` or from now, each with a cursor to resume from.
+
+        Resuming may repeat events whose transactions overlapped; none is left out.
+        """
+        wanted = Wanted(event_types, scope)
+        async with self.waking() as changed:
+            async for found in log.follow(self.fetch, after, wanted, changed, self.settings):
+                yield found
+
+    async def read_since(
+        self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
+    ) -> AsyncIterator[tuple[Cursor, Event]]:
+        """Yield what the log has after a cursor, up to now."""
+        stable = await log.horizon(self.fetch)
+        wanted = Wanted(event_types, scope)
+        async for place, event in log.read_all_after(self.fetch, cursor, wanted):
+            yield min(place, stable), event
+
+    @asynccontextmanager
+    async def waking(self) -> AsyncGenerator[asyncio.Event]:
+        """Give an event that is set whenever something may have been published."""
+        changed = self._wake.subscribe()
+        try:
+            yield changed
+        finally:
+            self._wake.unsubscribe(changed)
+
+    async def find(self, event_id: str) -> Event | None:
+        """Return one event of the log."""
+        return await log.find(self.fetch, event_id)
+
+    async def page(
+        self,
+        event_types: list[str] | None = None,
+        *,
+        scope: Scope | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Event]:
+        """Return the newest events with a `seq` below `before`, newest first."""
+        return await log.page(self.fetch, Wanted(event_types, scope), before, limit)
+
+    # Looking after the queue
+
+    async def dlq_list(self, limit: int = 100) -> list[DeadLetter]:
+        """Return the newest dead letters with error, attempts and traceback."""
+        return await admin.dead_letters(self.fetch, self.subscriber, limit)
+
+    async def dlq_show(self, event_id: str) -> DeadLetter | None:
+        """Return the dead letter of one event."""
+        found = await admin.dead_letters(self.fetch, self.subscriber, 1, event_id)
+        return found[0] if found else None
+
+    async def dlq_retry(self, event_id: str) -> bool:
+        """Make a dead letter due again with all its attempts; False if there is none."""
+        return bool(await self._retry(event_id))
+
+    async def dlq_retry_all(self) -> int:
+        """Make all dead letters due again; return how many there were."""
+        return await self._retry(None)
+
+    async def dlq_purge(self, event_id: str | None = None) -> int:
+        """Drop one dead letter, or all; the log keeps the events. Return how many."""
+        return await admin.purge_dead(self.fetch, self.subscriber, event_id)
+
+    async def prune(self, older_than: Seconds) -> int:
+        """Delete events from the log that are older and owed to nobody; return how many."""
+        return sum([count async for count in admin.prune(self.fetch, older_than)])
+
+    async def release_aged(self, age: Seconds) -> int:
+        """Let go of what has been held for longer than `age`, in quiet scopes too; return how many."""
+        return await hold.release_aged(self.fetch, self.subscriber, age)
+
+    async def stats(self) -> list[QueueStats]:
+        """Return what each subscriber is owed."""
+        return await admin.stats(self.fetch)
+
+    async def status(self, event_id: str) -> list[DeliveryStatus]:
+        """Return how far an event has come with each subscriber."""
+        return await admin.status(self.fetch, event_id)
+
+    async def _retry(self, event_id: str | None) -> int:
+        count = await admin.retry_dead(self.fetch, self.subscriber, event_id)
+        self._wake.announce()
+        return count

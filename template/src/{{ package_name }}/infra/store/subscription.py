@@ -1,0 +1,204 @@
+"""One consumer's stream of events: claimed as capacity frees up, leased while in hand.
+
+What was claimed and not settled is *in hand*. It never exceeds the batch size, so a slow consumer
+makes nothing grow; its leases are renewed; and what is left of it when the stream closes goes back
+to the queue without having spent an attempt.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import NamedTuple
+
+import logfire
+from pydantic import ValidationError
+
+from ...config import Settings
+from ...core.events import Event
+from ...core.types import Seconds
+from ..database import DATABASE_AWAY, Fetch, Row
+from . import deliver
+from .codec import decode
+from .deliver import Backoff, Token
+from .wake import Wake
+
+RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
+LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
+
+
+class Clock:
+    """The database's time, estimated from this machine's steady clock."""
+
+    def __init__(self) -> None:
+        self.offset: Seconds = 0.0
+
+    def set(self, database_time: float) -> None:
+        """Note what time the database just said it is, in seconds since 1970."""
+        self.offset = database_time - time.time()
+
+
+class Owed(NamedTuple):
+    """Who is owed what, and how failures are treated."""
+
+    subscriber: str
+    types: list[str] | None
+    batch_size: int
+    backoff: Backoff
+
+
+class Subscription:
+    """The state of one `EventStore.subscribe` call."""
+
+    def __init__(
+        self, fetch: Fetch, wake: Wake, clock: Clock, owed: Owed, settings: Settings
+    ) -> None:
+        self._fetch = fetch
+        self._wake = wake
+        self._clock = clock
+        self._owed = owed
+        self._lease = settings.event_lease
+        self._fallback = settings.event_fallback_check
+        self._in_hand: dict[int, Token] = {}
+        self._changed = asyncio.Event()
+        self._next_recovery = 0.0
+        self._stopping = False
+
+    async def events(self) -> AsyncGenerator[tuple[Event, Token], None]:
+        """Yield events and the tokens that settle them, for as long as the caller asks.
+
+        After `stop` it ends as soon as everything that was yielded is settled.
+        """
+        self._changed = self._wake.subscribe()
+        renewing = asyncio.create_task(self._renew())
+        waiting: deque[tuple[Event, Token]] = deque()
+        try:
+            while not self._stopping:
+                waiting.extend(await self._next_batch())
+                while waiting and not self._stopping:
+                    yield waiting.popleft()
+            await self._hand_back(token for _, token in waiting)
+            while self._in_hand:
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            renewing.cancel()
+            self._wake.unsubscribe(self._changed)
+            await asyncio.shield(self._hand_back(self._in_hand.values()))
+
+    def stop(self) -> None:
+        """Claim nothing more, and yield nothing more."""
+        self._stopping = True
+        self._changed.set()
+
+    def settled(self, seqs: Iterable[int]) -> None:
+        """Note that these deliveries are no longer in hand, which frees capacity."""
+        for seq in seqs:
+            if self._in_hand.pop(seq, None) is not None:
+                self._changed.set()
+
+    async def _next_batch(self) -> list[tuple[Event, Token]]:
+        """Wait until something can be claimed, and claim it; outlast a database that is away."""
+        pause: Seconds = 0.1
+        while not self._stopping:
+            self._changed.clear()
+            try:
+                with logfire.suppress_instrumentation():  # looking is not news
+                    rows = await self._claim()
+                    if not rows:
+                        await self._sleep()
+                if rows:
+                    return [pair for pair in [await self._take(*row) for row in rows] if pair]
+                pause = 0.1
+            except DATABASE_AWAY as error:
+                logfire.warn("The queue cannot be read: {error}", error=repr(error))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
+                pause = min(pause * 2, LONGEST_PAUSE)
+        return []
+
+    async def _claim(self) -> Sequence[tuple[Row, bool]]:
+        """Claim for the free capacity; orphans come first, and each of them alone."""
+        who, types = self._owed.subscriber, self._owed.types
+        if any(token.alone for token in self._in_hand.values()):
+            return []
+        if time.monotonic() >= self._next_recovery:
+            if await deliver.any_orphaned(self._fetch, who, types):
+                return await self._claim_orphan()
+            self._next_recovery = time.monotonic() + self._fallback
+        free = self._owed.batch_size - len(self._in_hand)
+        if free <= 0:
+            return []
+        rows = await deliver.claim(self._fetch, who, free, self._lease, types)
+        return [(row, False) for row in rows]
+
+    async def _claim_orphan(self) -> Sequence[tuple[Row, bool]]:
+        if self._in_hand:
+            return []  # wait until the hand is empty: who dies next must die alone
+        rows = await deliver.claim_orphan(
+            self._fetch,
+            self._owed.subscriber,
+            self._lease,
+            self._owed.types,
+            self._owed.backoff.attempts,
+        )
+        if not rows:  # another worker was faster, or it is of a type that we do not take
+            self._next_recovery = time.monotonic() + self._fallback
+        return [(row, True) for row in rows]
+
+    async def _take(self, row: Row, alone: bool) -> tuple[Event, Token] | None:
+        """Put a claimed row in hand; what no longer validates is dead-lettered on the spot."""
+        token = Token(row["seq"], row["fence"], alone)
+        self._clock.set(row["now"].timestamp())
+        try:
+            event = decode(row)
+        except ValidationError as error:
+            await self._dead_letter(token, row, error)
+            return None
+        self._in_hand[token.seq] = token
+        return event, token
+
+    async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
+        reason = f"it is not a valid {row['type']} event any more: {error}"
+        at_once = Backoff(1.0, 1.0, attempts=0)
+        await deliver.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
+        logfire.error("Event {id} was dead-lettered: {reason}", id=row["id"], reason=reason)
+
+    async def _sleep(self) -> None:
+        """Wait for a wake-up, for capacity, for the next retry to fall due, or for the fallback."""
+        longest = self._fallback * random.uniform(0.75, 1.25)  # noqa: S311 - only jitter
+        if len(self._in_hand) < self._owed.batch_size:
+            due = await deliver.next_due(self._fetch, self._owed.subscriber)
+            longest = longest if due is None else min(longest, max(due, 0.01))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), longest)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / RENEWALS_PER_LEASE)
+            held = list(self._in_hand.values())
+            if not held:
+                continue
+            try:
+                with logfire.suppress_instrumentation():
+                    ours = await deliver.renew(
+                        self._fetch, self._owed.subscriber, held, self._lease
+                    )
+            except DATABASE_AWAY as error:
+                logfire.warn("Leases were not renewed: {error}", error=repr(error))
+                continue
+            lost = {token.seq for token in held} - ours
+            self.settled(seq for seq in lost if self._in_hand.get(seq) in held)
+
+    async def _hand_back(self, unsettled: Iterable[Token]) -> None:
+        tokens = list(unsettled)
+        self.settled([token.seq for token in tokens])
+        if not tokens:
+            return
+        try:
+            await deliver.hand_back(self._fetch, self._owed.subscriber, tokens, 0)
+            self._wake.announce()
+        except DATABASE_AWAY as error:
+            # Nothing is lost: the leases run out.
+            logfire.warn("Events were not handed back: {error}", error=repr(error))

@@ -1,0 +1,108 @@
+"""Waking those who wait for events: in this process at once, in others by NOTIFY.
+
+NOTIFY is sent after the commit, coalesced, by a task of its own: inside a commit it takes a lock
+that all publishers of the server queue for. A wake-up that is lost, with a process that dies before
+sending it or a connection that breaks, costs one fallback check and never an event.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import logfire
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from ...core.types import Seconds
+from ..database import DATABASE_AWAY, Fetch
+
+CHANNEL = "events"
+PING_INTERVAL: Seconds = 10.0  # a half-open socket says nothing; only asking it does
+RECONNECT_LONGEST: Seconds = 5.0
+NOTIFY = "SELECT pg_notify('events', '')"
+
+
+class Wake:
+    """Tells the subscribers of this process that there may be something new."""
+
+    def __init__(self, fetch: Fetch, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
+        self._fetch = fetch
+        self._connect = connect
+        self._waiting: set[asyncio.Event] = set()
+        self._listener: asyncio.Task[None] | None = None
+        self._notifier: asyncio.Task[None] | None = None
+        self._again = False
+
+    def announce(self) -> None:
+        """Wake this process now, and the others by a NOTIFY that several calls share."""
+        self.wake_here()
+        self._again = True
+        if self._notifier is None or self._notifier.done():
+            self._notifier = asyncio.create_task(self._notify())
+
+    def wake_here(self) -> None:
+        """Wake the subscribers of this process."""
+        for event in self._waiting:
+            event.set()
+
+    def subscribe(self) -> asyncio.Event:
+        """Return an event that is set by every wake-up; give it back to `unsubscribe`."""
+        if self._listener is None:
+            self._listener = asyncio.create_task(self._listen())
+        event = asyncio.Event()
+        self._waiting.add(event)
+        return event
+
+    def unsubscribe(self, event: asyncio.Event) -> None:
+        """Stop waking this event."""
+        self._waiting.discard(event)
+
+    async def close(self) -> None:
+        """Send what is still to be announced and stop listening."""
+        if self._notifier is not None:
+            await self._notifier
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+
+    async def _notify(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                with logfire.suppress_instrumentation():
+                    await self._fetch(NOTIFY)
+            except DATABASE_AWAY as error:
+                # The other processes find the events by their fallback check.
+                logfire.warn("A wake-up was not sent: {error}", error=repr(error))
+
+    async def _listen(self) -> None:
+        """Hold one connection that listens; replace it whenever it dies."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((*DATABASE_AWAY, asyncpg.PostgresError)),
+            wait=wait_random_exponential(multiplier=0.1, max=RECONNECT_LONGEST),
+            before_sleep=lambda state: logfire.warn(
+                "Listening for events was interrupted: {error}",
+                error=repr(state.outcome.exception() if state.outcome else None),
+            ),
+        )
+        await retrying(self._listen_once)
+
+    def _heard(self, *_: object) -> None:
+        self.wake_here()
+
+    async def _listen_once(self) -> None:
+        connection = await self._connect()
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+            self.wake_here()  # what was published while nobody listened
+            while not lost.is_set():
+                with logfire.suppress_instrumentation():  # a ping is not news
+                    await connection.fetchval("SELECT 1", timeout=PING_INTERVAL)
+                try:
+                    await asyncio.wait_for(lost.wait(), PING_INTERVAL)
+                except TimeoutError:
+                    continue
+            raise ConnectionResetError("the listening connection was closed")
+        finally:
+            connection.terminate()

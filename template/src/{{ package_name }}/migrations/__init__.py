@@ -1,0 +1,131 @@
+"""Bringing the database to the schema that this code expects.
+
+There are two histories, each with a version table of its own: `store`, which arrives with the
+event store and its updates, and `app`, which is yours. So neither ever waits for the other's head.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from ..config import Settings
+from ..infra.database import StartupError
+
+HERE = Path(__file__).parent
+LOCK = 5_219_203_774_018_266_113  # any number, as long as all workers of the service use the same
+TABLES = ("events", "deliveries", "subscriptions", "scopes", "event_status")
+
+
+class History(NamedTuple):
+    """A line of migrations."""
+
+    folder: str
+    version_table: str
+
+
+HISTORIES = (History("store", "store_version"), History("app", "app_version"))
+
+
+async def migrate(settings: Settings) -> list[str]:
+    """Upgrade the schema and return what was applied, in order.
+
+    Several processes may call this at once: one works, the others wait and find nothing to do.
+
+    Raises:
+        StartupError: the schema is in a state that no migration leads on from.
+    """
+    engine = create_async_engine(str(settings.database_url))
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(_upgrade)
+    except (CommandError, DBAPIError) as error:
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
+        raise StartupError(
+            f"The database schema cannot be upgraded ({reason}): it was changed by hand or is half"
+            " migrated; restore it from a backup, or drop its tables in development."
+        ) from error
+    finally:
+        await engine.dispose()
+
+
+async def check_schema(settings: Settings) -> None:
+    """Raise `StartupError` unless the schema is exactly the one that this code expects."""
+    engine = create_async_engine(str(settings.database_url))
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_check)
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection) -> list[str]:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    applied: list[str] = []
+    for history in HISTORIES:
+        before = _revision(connection, history)
+        command.upgrade(_config(history, connection), "head")
+        after = _revision(connection, history)
+        if after != before and after is not None:
+            applied.append(f"{history.folder}: {before or 'nothing'} -> {after}")
+    _check(connection)
+    return applied
+
+
+def _check(connection: Connection) -> None:
+    for history in HISTORIES:
+        expected = ScriptDirectory.from_config(_config(history)).get_current_head()
+        found = _revision(connection, history)
+        if found != expected:
+            raise StartupError(
+                f"The database schema ({history.folder}) is at {found or 'nothing'} and this version"
+                f" needs {expected}: run the `migrate` command first."
+            )
+    missing = [
+        name
+        for name in TABLES
+        if connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is None
+    ]
+    if missing:
+        raise StartupError(
+            f"The database schema is half migrated, {', '.join(missing)} missing: restore it from a"
+            " backup, or drop the remaining tables and run the `migrate` command."
+        )
+
+
+def _revision(connection: Connection, history: History) -> str | None:
+    """Return the revision that the database says it is at."""
+    exists = connection.scalar(text("SELECT to_regclass(:name)"), {"name": history.version_table})
+    if exists is None:
+        return None
+    return connection.scalar(text(f"SELECT version_num FROM {history.version_table}"))
+
+
+def _config(history: History, connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(HERE))
+    config.set_main_option("version_locations", str(HERE / history.folder / "versions"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = history.version_table
+    return config
+
+
+def create_revision(message: str) -> Path:
+    """Write an empty migration of your own and return its file."""
+    script = command.revision(_config(HISTORIES[1]), message)
+    first = script[0] if isinstance(script, list) else script
+    assert first is not None, "one revision was asked for"  # noqa: S101 - alembic's type allows none
+    return Path(first.path)
+
+
+def migrate_now(settings: Settings) -> list[str]:
+    """Upgrade the schema from code that is not async."""
+    return asyncio.run(migrate(settings))

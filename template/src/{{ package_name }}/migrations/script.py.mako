@@ -1,0 +1,18 @@
+"""${message}"""
+
+from alembic import op
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply the change."""
+    op.execute("""SELECT 1""")
+
+
+def downgrade() -> None:
+    """Take the change back."""
+    op.execute("""SELECT 1""")

@@ -1,0 +1,76 @@
+"""The agent's loop: several consumers, each with its own scopes, and the trigger looks after each event.
+
+A scope always goes to the same consumer of this process, which handles its events in order. A
+consumer that is behind gives events back for a moment, so that the others need not wait for it.
+"""
+
+import asyncio
+import zlib
+from contextlib import aclosing
+
+import logfire
+
+from ..core.context import DecisionContext
+from ..core.deps import ReflexDeps
+from ..core.events import Event
+from ..core.types import Filter, Scope, Trigger
+from ..infra.locks import ScopedLocks
+from ..infra.memory import BUSY_DELAY, Memory, OnAction
+from ..infra.store import EventStore, Token
+
+
+async def run_agent_loop(
+    store: EventStore,
+    deps: ReflexDeps,
+    relevant: Filter,
+    trigger: Trigger,
+    locks: ScopedLocks,
+    on_action: OnAction | None = None,
+) -> None:
+    """Handle the events that this store's subscriber is owed, with `AGENT_CONCURRENCY` consumers."""
+    memory = Memory(store, locks, DecisionContext.restore, on_action)
+    consumers = deps.settings.agent_concurrency
+    room = max(1, deps.settings.agent_prefetch // consumers)
+    queues = [asyncio.Queue[tuple[Event, Token]](room) for _ in range(consumers)]
+
+    async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
+        passed = relevant(event, ctx)
+        logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
+        if not passed:
+            await store.ack(token)
+            return
+        ctx.add(event)
+        logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
+        output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
+        logfire.info("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        if output is None:
+            await memory.hold(ctx, token)
+        else:
+            name = getattr(trigger, "__name__", "trigger")
+            action = await memory.act(ctx, token, trigger=name, output=output)
+            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+
+    async def consume(queue: asyncio.Queue[tuple[Event, Token]]) -> None:
+        while True:
+            event, token = await queue.get()
+            with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
+                async with memory.settling(token), memory.open(event.scope) as ctx:
+                    await decide(ctx, event, token)
+
+    async with (
+        aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events,
+        asyncio.TaskGroup() as group,
+    ):
+        tasks = [group.create_task(consume(queue)) for queue in queues]
+        async for event, token in events:
+            try:
+                queues[consumer_of(event.scope, consumers)].put_nowait((event, token))
+            except asyncio.QueueFull:
+                await store.hand_back(token, delay=BUSY_DELAY)
+        for task in tasks:  # drained: everything that was handed out is settled
+            task.cancel()
+
+
+def consumer_of(scope: Scope, consumers: int) -> int:
+    """Return which of the consumers a scope belongs to."""
+    return zlib.crc32(scope.encode()) % consumers

@@ -1,0 +1,52 @@
+"""The agent's loop: one event at a time, and the trigger looks after each.
+
+Perceive, filter, remember, decide, act. What must not go wrong on the way (leases, locks, one
+transaction for an action and its events) is `infra`'s; what happens is here to be changed.
+"""
+
+from contextlib import aclosing
+
+import logfire
+
+from ..core.context import DecisionContext
+from ..core.deps import ReflexDeps
+from ..core.events import Event
+from ..core.types import Filter, Trigger
+from ..infra.locks import ScopedLocks
+from ..infra.memory import Memory, OnAction
+from ..infra.store import EventStore, Token
+
+
+async def run_agent_loop(
+    store: EventStore,
+    deps: ReflexDeps,
+    relevant: Filter,
+    trigger: Trigger,
+    locks: ScopedLocks,
+    on_action: OnAction | None = None,
+) -> None:
+    """Handle the events that this store's subscriber is owed, one after the other."""
+    memory = Memory(store, locks, DecisionContext.restore, on_action)
+
+    async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
+        passed = relevant(event, ctx)
+        logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
+        if not passed:
+            await store.ack(token)
+            return
+        ctx.add(event)
+        logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
+        output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
+        logfire.info("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        if output is None:
+            await memory.hold(ctx, token)
+        else:
+            name = getattr(trigger, "__name__", "trigger")
+            action = await memory.act(ctx, token, trigger=name, output=output)
+            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+
+    async with aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events:
+        async for event, token in events:
+            with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
+                async with memory.settling(token), memory.open(event.scope) as ctx:
+                    await decide(ctx, event, token)

@@ -1,0 +1,33 @@
+"""The PydanticAI agents that triggers call. They are given their model when they run."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+from pydantic_ai import Agent
+
+from ..core.deps import ReflexDeps
+from .tools import create_incident_ticket, get_recent_events, send_slack_notification
+
+
+class AlertResponse(BaseModel):
+    """What somebody on call should read."""
+
+    severity: Literal["low", "medium", "high", "critical"]
+    """How soon somebody must look."""
+    summary: str
+    """What goes wrong, where, and how often, in one or two sentences."""
+    recommended_actions: list[str]
+    """What to do, most urgent first."""
+
+
+alert_agent: Agent[ReflexDeps, AlertResponse] = Agent(
+    name="alert_agent",
+    deps_type=ReflexDeps,
+    output_type=AlertResponse,
+    instructions=(
+        "You watch over a running system. Given its latest errors, judge how bad things are from"
+        " their number and kind, say plainly what seems wrong, and recommend what to do. Look up"
+        " earlier events when they help. Notify people only if they must act now. Be brief."
+    ),
+    tools=[get_recent_events, send_slack_notification, create_incident_ticket],
+)

@@ -1,0 +1,31 @@
+"""When the agent acts: on enough errors in a short time.
+
+`relevant` says what enters the context, `trigger` what is made of it. Replace both.
+"""
+
+from ..core.context import DecisionContext
+from ..core.deps import ReflexDeps
+from ..core.types import Filter, Seconds, Trigger
+from .agents import AlertResponse, alert_agent
+from .filters import all_filters, keyword_filter, rate_limit_filter
+
+mentions_error = keyword_filter(["error", "exception", "fail"])
+
+relevant: Filter = all_filters(mentions_error, rate_limit_filter(1000, 60))
+
+
+async def error_threshold_trigger(
+    ctx: DecisionContext,
+    deps: ReflexDeps,
+    threshold: int = 5,
+    window_seconds: Seconds = 60,
+) -> AlertResponse | None:
+    """Raise an alert when a window holds at least `threshold` errors."""
+    errors = [event for event in ctx.window(window_seconds) if mentions_error(event, ctx)]
+    if len(errors) < threshold:
+        return None
+    request = f"Assess {len(errors)} errors within {window_seconds:g} s in scope {ctx.scope}."
+    return await deps.run(alert_agent, f"{request}\n{ctx.summarize()}")
+
+
+trigger: Trigger = error_threshold_trigger
