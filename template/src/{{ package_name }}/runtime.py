@@ -18,7 +18,13 @@ from .config import Settings
 from .core.deps import ReflexDeps
 from .core.events import LifecycleEvent
 from .core.types import Seconds
-from .infra.database import DATABASE_AWAY, Database, check_database, open_database
+from .infra.database import (
+    DATABASE_AWAY,
+    Database,
+    StartupError,
+    check_database,
+    open_database,
+)
 from .infra.locks import ScopedLocks, open_locks
 from .infra.models import build_model
 from .infra.store import EventStore
@@ -51,6 +57,7 @@ async def prepare(settings: Settings) -> list[str]:
     Raises:
         StartupError: it cannot; the message is one sentence.
     """
+    _check_production(settings)
     build_model(settings)
     await check_database(settings)
     async with open_locks(settings):
@@ -59,6 +66,15 @@ async def prepare(settings: Settings) -> list[str]:
         await check_schema(settings)
         return []
     return await migrate(settings)
+
+
+def _check_production(settings: Settings) -> None:
+    if settings.environment != "production":
+        return
+    if not settings.api_keys:
+        raise StartupError("Production needs API_KEYS: set at least one key for clients.")
+    if settings.default_model == "offline":
+        raise StartupError("Production needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
 
 
 @asynccontextmanager
@@ -87,9 +103,10 @@ async def _working(service: Service) -> AsyncGenerator[None]:
             lambda: run_agent(service.store, service.deps, service.locks),
             lambda error: _announce(service, "error", f"agent: {error}"),
         ),
-        Supervised("timers", lambda: run_timers(service.store, service.settings.timers)),
         Supervised("sweep", lambda: _sweep(service)),
     ]
+    if timers := service.settings.timers:
+        service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
     await _announce(service, "started")
     agent, *others = [asyncio.create_task(task.run()) for task in service.tasks]
     try:

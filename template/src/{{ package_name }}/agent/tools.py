@@ -4,6 +4,7 @@ A tool that is not configured says so and does nothing. A decision may be taken 
 so outside effects happen at least once; they carry `deps.action_id` for the other side to notice.
 """
 
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Literal
 
@@ -26,10 +27,11 @@ async def get_recent_events(
     found: list[str] = []
     since = ctx.deps.store.now() - timedelta(hours=hours)
     types = [event_type] if event_type else None
-    async for event in ctx.deps.store.replay(since, event_types=types):
-        if len(found) >= limit:
-            break
-        found.append(event.model_dump_json())
+    async with aclosing(ctx.deps.store.replay(since, event_types=types)) as events:
+        async for event in events:
+            found.append(event.model_dump_json())
+            if len(found) >= limit:
+                break
     return f"{len(found)} events:\n" + "\n".join(found)
 
 

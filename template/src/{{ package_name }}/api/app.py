@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI
 
 from .. import TITLE
 from .. import __doc__ as description
-from ..config import get_settings
+from ..config import Settings, get_settings
 from ..infra.observability import configure_observability, instrument_app
 from ..runtime import open_service
 from .auth import require_key
@@ -20,8 +20,7 @@ from .routes import events, health, stream, ws
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the service for as long as the application does; its agent too, unless told otherwise."""
-    settings = get_settings()
-    configure_observability(settings)
+    settings: Settings = app.state.settings
     async with open_service(settings, worker=settings.api_worker) as service:
         async with open_hub(service.store, settings) as hub:
             app.state.service = service
@@ -33,9 +32,9 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
             yield
 
 
-def create_app() -> FastAPI:
-    """Build the application from this process's settings."""
-    settings = get_settings()
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; it opens its service when it is started."""
+    configure_observability(settings)
     production = settings.environment == "production"
     app = FastAPI(
         title=TITLE,
@@ -46,6 +45,7 @@ def create_app() -> FastAPI:
         redoc_url=None,
         openapi_url=None if production else "/openapi.json",
     )
+    app.state.settings = settings
     app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)
     add_error_handlers(app)
     guarded = [Depends(require_key)]
@@ -57,4 +57,4 @@ def create_app() -> FastAPI:
     return app
 
 
-app = create_app()
+app = create_app(get_settings())

