@@ -1,0 +1,85 @@
+"""What happened, in order and in milliseconds: what was sent, and what the service logged of it."""
+
+import asyncio
+import json
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+LAST_WORDS = 5  # lines of the service's log that explain a failure
+STEPS = {
+    "filter {passed}": lambda line: "passed" if line["passed"] else "turned down",
+    "context {size}": lambda line: f"{line['size']} event{'s' if line['size'] != 1 else ''} gathered",
+    "trigger {fired}": lambda line: "fires" if line["fired"] else "waits for more",
+    "action {action_id}": lambda line: f"published as {line['action_id']}",
+}
+
+
+class Entry(NamedTuple):
+    """One line of the timeline."""
+
+    time: float
+    scope: str
+    step: str
+    what: str
+
+
+class Timeline:
+    """Gathers entries from this process and from the service's log."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._log: deque[str] = deque(maxlen=200)
+        self._reading: asyncio.Task[None] | None = None
+
+    def listen(self, service: asyncio.subprocess.Process) -> None:
+        """Read the service's log for as long as it writes one."""
+        self._reading = asyncio.create_task(self._read(service))
+
+    def sent(self, scope: str, what: str) -> None:
+        """Note that an event was sent."""
+        self._entries.append(Entry(time.time(), scope, "event", what))
+
+    def alert(self, action: str) -> None:
+        """Note the agent's action on what came by HTTP."""
+        self._note_action("ALERT", json.loads(action))
+
+    def answered(self, message: str | bytes) -> bool:
+        """Note what the WebSocket client was told; True once that is the agent's answer."""
+        received: dict[str, Any] = json.loads(message)
+        if "action" in received:
+            self._note_action("REPLY", received["action"])
+        return "action" in received
+
+    def last_words(self) -> str:
+        """Return the end of the service's log."""
+        return "\n".join(list(self._log)[-LAST_WORDS:]) or "it said nothing."
+
+    def print(self) -> None:
+        """Print all entries by time, the first at 0."""
+        entries = sorted(self._entries)
+        if entries:
+            print(f"{'ms':>7}  {'scope':<8} {'step':<8} what")
+        for entry in entries:
+            elapsed = (entry.time - entries[0].time) * 1000
+            print(f"{elapsed:7.1f}  {entry.scope:<8} {entry.step:<8} {entry.what}", flush=True)
+
+    def _note_action(self, step: str, action: dict[str, Any]) -> None:
+        output = action["output"]
+        what = f"[{output['severity']}] {output['summary']} ({len(action['covers'])} events)"
+        self._entries.append(Entry(time.time(), action["scope"], step, what))
+
+    async def _read(self, service: asyncio.subprocess.Process) -> None:
+        assert service.stderr is not None  # noqa: S101 - it is piped
+        async for raw in service.stderr:
+            text = raw.decode(errors="replace").rstrip()
+            try:
+                line = json.loads(text)
+            except ValueError:
+                self._log.append(text)
+                continue
+            self._log.append(str(line.get("message", text)))
+            describe = STEPS.get(line.get("name", ""))
+            if describe is not None:
+                step = line["name"].split()[0]
+                self._entries.append(Entry(line["time"], line["scope"], step, describe(line)))
