@@ -93,7 +93,9 @@ async def until_ready(
                 if (await client.get("/ready")).is_success:
                     return
             await asyncio.sleep(0.1)
-    raise DemoFailed(f"the service was not ready after {START_PATIENCE:g} s: {timeline.last_words()}")
+    raise DemoFailed(
+        f"the service was not ready after {START_PATIENCE:g} s: {timeline.last_words()}"
+    )
 
 
 async def act(address: str, timeline: Timeline) -> None:

@@ -33,9 +33,13 @@ def git(*args: str, at: Path) -> str:
 
 def render(target: Path, template: Path, answers: dict[str, str] | None = None) -> None:
     """Render a project with plain Copier, without trust; answers that are not given are defaults."""
-    data = [part for name, value in (answers or {}).items() for part in ("--data", f"{name}={value}")]
+    data = [
+        part for name, value in (answers or {}).items() for part in ("--data", f"{name}={value}")
+    ]
     command = ["copier", "copy", "--defaults", "--overwrite", "--quiet", "--vcs-ref", "HEAD", *data]
-    subprocess.run([*command, str(template), str(target)], check=True, capture_output=True, text=True)
+    subprocess.run(
+        [*command, str(template), str(target)], check=True, capture_output=True, text=True
+    )
 
 
 def main() -> None:

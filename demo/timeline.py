@@ -7,12 +7,21 @@ from collections import deque
 from typing import Any, NamedTuple
 
 LAST_WORDS = 5  # lines of the service's log that explain a failure
-STEPS = {
-    "filter {passed}": lambda line: "passed" if line["passed"] else "turned down",
-    "context {size}": lambda line: f"{line['size']} event{'s' if line['size'] != 1 else ''} gathered",
-    "trigger {fired}": lambda line: "fires" if line["fired"] else "waits for more",
-    "action {action_id}": lambda line: f"published as {line['action_id']}",
-}
+
+
+def describe(line: dict[str, Any]) -> str | None:
+    """Say in words what a line of the log means; None if it is none of the agent's steps."""
+    match line.get("name"):
+        case "filter {passed}":
+            return "passed" if line["passed"] else "turned down"
+        case "context {size}":
+            return f"{line['size']} event{'s' if line['size'] != 1 else ''} gathered"
+        case "trigger {fired}":
+            return "fires" if line["fired"] else "waits for more"
+        case "action {action_id}":
+            return f"published as {line['action_id']}"
+        case _:
+            return None
 
 
 class Entry(NamedTuple):
@@ -79,7 +88,6 @@ class Timeline:
                 self._log.append(text)
                 continue
             self._log.append(str(line.get("message", text)))
-            describe = STEPS.get(line.get("name", ""))
-            if describe is not None:
+            if (what := describe(line)) is not None:
                 step = line["name"].split()[0]
-                self._entries.append(Entry(line["time"], line["scope"], step, describe(line)))
+                self._entries.append(Entry(line["time"], line["scope"], step, what))

@@ -20,9 +20,7 @@ from rich.table import Table
 from . import COMMAND
 from .config import Settings, get_settings
 from .infra.database import DATABASE_AWAY, StartupError, check_database, open_database
-from .infra.observability import configure_observability
 from .infra.store import EventStore
-from .migrations import create_revision, migrate_now
 from .serving import require_url, run_server, run_worker, somewhere_to_store
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -75,7 +73,6 @@ def worker() -> None:
     """Run the agent alone; start as many of these as you like."""
     settings = get_settings()
     require_url(settings)
-    configure_observability(settings)
     asyncio.run(run_worker(settings))
 
 
@@ -86,6 +83,8 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the database to the schema that this version needs."""
+    from .migrations import create_revision, migrate_now  # not needed to look after a queue
+
     if revision is not None:
         typer.echo(f"Wrote {create_revision(revision)}")
         return

@@ -152,8 +152,7 @@ def _own_folder(path: Path) -> Path:
 
 def _reachable(binaries: Path) -> Path:
     """Copy the programs to where the server's user can run them; a virtual environment may be private."""
-    version = binaries.parent.name
-    target = _own_folder(Path("/var/tmp") / f"{NAME}-{version}")  # noqa: S108 - ownership is checked
+    target = _own_folder(Path("/var/tmp") / binaries.parent.name)  # noqa: S108 - ownership is checked
     with FileLock(target / "copy.lock"):
         if not (target / "done").exists():
             shutil.copytree(binaries.parent, target, dirs_exist_ok=True)

@@ -1,0 +1,140 @@
+"""What is rendered: the promised files, nothing left of the template, and no need to trust it."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pytest_copie.plugin import Result
+
+from demo.render import REPOSITORY, render
+
+from .conftest import Copy
+
+TREE = """
+docker/Dockerfile docker/Dockerfile.dev docker/docker-compose.yml docker-compose.yml
+src/my_agent/__init__.py src/my_agent/py.typed src/my_agent/config.py src/my_agent/cli.py
+src/my_agent/infra/__init__.py src/my_agent/infra/database.py src/my_agent/infra/store/__init__.py
+src/my_agent/infra/locks.py src/my_agent/infra/observability.py src/my_agent/infra/embedded.py
+src/my_agent/infra/timers.py src/my_agent/core/__init__.py src/my_agent/core/events.py
+src/my_agent/core/context.py src/my_agent/core/deps.py src/my_agent/core/types.py
+src/my_agent/agent/__init__.py src/my_agent/agent/filters.py src/my_agent/agent/triggers.py
+src/my_agent/agent/agents.py src/my_agent/agent/loop.py src/my_agent/api/__init__.py
+src/my_agent/api/app.py src/my_agent/api/deps.py src/my_agent/api/routes/__init__.py
+src/my_agent/api/routes/events.py src/my_agent/api/routes/health.py src/my_agent/api/routes/ws.py
+src/my_agent/api/routes/stream.py src/my_agent/migrations/env.py tests/conftest.py
+tests/test_store.py tests/test_context.py tests/test_agent.py tests/test_api.py scripts/migrate.py
+scripts/replay.py scripts/dlq.py .github/workflows/ci.yml .github/workflows/deploy.yml .env.example
+pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .dockerignore .python-version
+.copier-answers.yml
+""".split()
+
+
+def files_of(project: Path) -> dict[str, str]:
+    """The text of every file, by its path."""
+    return {
+        str(path.relative_to(project)): path.read_text()
+        for path in sorted(project.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    """The project of all defaults, by the plain command that a user types: it trusts nothing."""
+    render(tmp_path / "project", template)
+    return tmp_path / "project"
+
+
+def rendered(result: Result) -> Path:
+    """Where a project was rendered."""
+    assert result.exception is None
+    assert result.project_dir is not None
+    return result.project_dir
+
+
+def test_the_promised_files_are_there(project: Path) -> None:
+    missing = [name for name in TREE if not (project / name).is_file()]
+
+    assert not missing
+
+
+def test_nothing_of_the_template_is_left(project: Path) -> None:
+    for name, text in files_of(project).items():
+        # GitHub's own expressions start with a dollar sign.
+        left = re.findall(r"(?<!\$)\{\{(?!\.).*|\{%.*|\{#.*", text)
+        assert not left, f"{name} was not rendered: {left[0]}"
+
+
+def test_the_template_needs_no_trust() -> None:
+    text = (REPOSITORY / "copier.yml").read_text()
+
+    assert not re.findall(r"^_(tasks|migrations|jinja_extensions):", text, re.MULTILINE)
+
+
+def test_python_templates_do_not_branch() -> None:
+    for path in (REPOSITORY / "template").rglob("*.py.jinja"):
+        found = re.findall(r"\{%-? *(?:if|for)\b", path.read_text())
+        assert not found, f"{path.name} branches; let the answer choose a whole file"
+
+
+def test_without_github_there_are_no_workflows(copy: Copy) -> None:
+    project = rendered(copy(ci="none"))
+
+    assert not (project / ".github").exists()
+
+
+@pytest.mark.parametrize("locks", ["memory", "postgres"])
+def test_only_who_locks_with_redis_hears_of_it(copy: Copy, locks: str) -> None:
+    project = rendered(copy(locks=locks))
+
+    for name, text in files_of(project).items():
+        if name != ".copier-answers.yml":
+            assert not re.search("redis|valkey", text, re.IGNORECASE), name
+
+
+@pytest.mark.parametrize(
+    ("project_name", "package_name"),
+    [("Ab", "ab"), ("A" * 39 + "z", "a" * 30), ("Order Desk", "order_desk")],
+)
+def test_rendering_is_a_fixed_point_of_the_formatter(
+    copy: Copy, project_name: str, package_name: str
+) -> None:
+    long_type = f"{'a' * 36}: {{{'f' * 40}: 'list[datetime]?', {'g' * 40}: datetime}}"
+    project = rendered(
+        copy(project_name=project_name, package_name=package_name, event_types=long_type)
+    )
+
+    for command in (["format", "--check", "--diff"], ["check"]):
+        checked = subprocess.run(
+            ["ruff", *command, "."], cwd=project, capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_an_update_leaves_the_agent_alone_and_brings_the_rest(
+    template: Path, project: Path
+) -> None:
+    def git(*args: str, at: Path = project) -> None:
+        identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
+        subprocess.run(["git", *identity, *args], cwd=at, check=True, capture_output=True)
+
+    agent = project / "src" / "my_agent" / "agent"
+    (agent / "triggers.py").write_text('"""Mine."""\n')
+    (agent / "filters.py").unlink()
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Mine")
+    (template / "template" / "NEWS.md").write_text("New.\n")
+    git("add", "--all", at=template)
+    git("commit", "--quiet", "--message", "Release", at=template)
+
+    update = ["copier", "update", "--defaults", "--quiet", "--vcs-ref", "HEAD"]
+    updated = subprocess.run(update, cwd=project, capture_output=True, text=True)
+
+    assert updated.returncode == 0, updated.stderr
+    assert (project / "NEWS.md").read_text() == "New.\n"
+    assert (agent / "triggers.py").read_text() == '"""Mine."""\n'
+    assert not (agent / "filters.py").exists()
+    (template / "template" / "NEWS.md").unlink()
+    git("commit", "--quiet", "--all", "--message", "As before", at=template)
