@@ -36,6 +36,6 @@ def copy(template: Path, questions: dict[str, Any], copie: Copie) -> Copy:
 
     def copy(**answers: str) -> Result:
         assert set(answers) <= set(questions), "an answer is to no question"
-        return copie.copy(extra_answers=answers, template_dir=template, vcs_ref="HEAD")
+        return copie.copy(answers, template, "HEAD")  # pyright: ignore[reportUnknownMemberType] - its dict is untyped
 
     return copy
