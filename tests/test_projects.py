@@ -20,7 +20,7 @@ UV = REPOSITORY / ".tools" / "bin" / "uv"
 SHARED = BUILD / "test-env"
 ALL_FIELDS = (
     "{order.placed: {order_id: str, count: int, total: float, paid: bool, at: datetime,"
-    " tags: [str], sizes: 'list[int]?', note: str?}, order.paid: {}}"
+    " tags: [str], sizes: 'list[int]?', note: 'str?'}, order.paid: {}}"
 )
 
 PROJECTS: dict[str, dict[str, str]] = {
