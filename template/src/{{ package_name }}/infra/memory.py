@@ -117,15 +117,15 @@ class Memory[C: Context]:
             TimeoutError: the decision took too long.
         """
         limit = self._settings.event_handler_timeout
+        deadline = asyncio.timeout(limit)
         async with self._locks.acquire(scope, wait=False):
             try:
-                async with asyncio.timeout(limit):
+                async with deadline:
                     yield (await self._current(scope)).context
-            except TimeoutError as error:
+            except BaseException as error:
                 self._cache.pop(scope, None)
-                raise TimeoutError(f"the decision took longer than {limit:g} s") from error
-            except BaseException:
-                self._cache.pop(scope, None)
+                if isinstance(error, TimeoutError) and deadline.expired():
+                    raise TimeoutError(f"the decision took longer than {limit:g} s") from error
                 raise
 
     def action_id(self, context: C) -> str:

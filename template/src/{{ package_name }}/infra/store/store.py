@@ -166,7 +166,7 @@ class EventStore:
     def settled(self, *tokens: Token) -> None:
         """Note that tokens were settled in a transaction of the caller's, which frees capacity."""
         for subscription in self._subscriptions:
-            subscription.settled(token.seq for token in tokens)
+            subscription.settled(tokens)
 
     def announce(self) -> None:
         """Wake subscribers after a commit that the store did not make itself."""

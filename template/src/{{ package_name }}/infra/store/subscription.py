@@ -93,10 +93,14 @@ class Subscription:
         self._stopping = True
         self._changed.set()
 
-    def settled(self, seqs: Iterable[int]) -> None:
-        """Note that these deliveries are no longer in hand, which frees capacity."""
-        for seq in seqs:
-            if self._in_hand.pop(seq, None) is not None:
+    def settled(self, tokens: Iterable[Token]) -> None:
+        """Note that these deliveries are no longer in hand, which frees capacity.
+
+        A stale token says nothing of the same event under its new fence.
+        """
+        for token in tokens:
+            if self._in_hand.get(token.seq) == token:
+                del self._in_hand[token.seq]
                 self._changed.set()
 
     async def _next_batch(self) -> list[tuple[Event, Token]]:
@@ -188,12 +192,11 @@ class Subscription:
             except DATABASE_AWAY as error:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
                 continue
-            lost = {token.seq for token in held} - ours
-            self.settled(seq for seq in lost if self._in_hand.get(seq) in held)
+            self.settled(token for token in held if token.seq not in ours)
 
     async def _hand_back(self, unsettled: Iterable[Token]) -> None:
         tokens = list(unsettled)
-        self.settled([token.seq for token in tokens])
+        self.settled(tokens)
         if not tokens:
             return
         try:
