@@ -53,8 +53,9 @@ class _Client:
 class Hub:
     """Hands the events of the log to the clients of this process."""
 
-    def __init__(self, store: EventStore, settings: Settings) -> None:
+    def __init__(self, store: EventStore, settings: Settings, start: Cursor) -> None:
         self._store = store
+        self._place = start
         self._settings = settings
         self._clients: set[_Client] = set()
 
@@ -65,13 +66,14 @@ class Hub:
 
     async def run(self) -> None:
         """Follow the log until cancelled."""
-        async for cursor, event in self._store.follow():
+        async for cursor, event in self._store.follow(self._place):
+            self._place = cursor
             for client in self._clients:
                 client.offer(cursor, event)
 
     async def listen(
         self, wants: Wants, after: Cursor | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
+    ) -> AsyncGenerator[tuple[Cursor, Event]]:
         """Yield a client's events as they commit; with `after`, first what it missed since.
 
         Raises:
@@ -100,7 +102,7 @@ class Hub:
 @asynccontextmanager
 async def open_hub(store: EventStore, settings: Settings) -> AsyncGenerator[Hub]:
     """Give a hub that follows the log for the block."""
-    hub = Hub(store, settings)
+    hub = Hub(store, settings, await store.end())
     following = asyncio.create_task(Supervised("hub", hub.run).run())
     try:
         yield hub

@@ -86,7 +86,7 @@ class Wanted(NamedTuple):
 
 async def replay(
     pool: asyncpg.Pool, start: datetime, end: datetime | None, wanted: Wanted
-) -> AsyncGenerator[Event, None]:
+) -> AsyncGenerator[Event]:
     """Yield events in order of `(timestamp, seq)` from a server-side cursor; skips what is unknown."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         rows = connection.cursor(REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS)
@@ -112,7 +112,7 @@ async def read_after(
 
 async def follow(
     fetch: Fetch, after: Cursor | None, wanted: Wanted, changed: asyncio.Event, settings: Settings
-) -> AsyncGenerator[tuple[Cursor, Event], None]:
+) -> AsyncGenerator[tuple[Cursor, Event]]:
     """Yield what becomes visible after a cursor; outlasts a database that is away.
 
     `floor` is where everything is visible for good; what was seen above it is passed over.
@@ -140,7 +140,7 @@ async def follow(
 
 async def read_all_after(
     fetch: Fetch, cursor: Cursor, wanted: Wanted
-) -> AsyncGenerator[tuple[Cursor, Event], None]:
+) -> AsyncGenerator[tuple[Cursor, Event]]:
     """Yield all that is visible after a cursor, a page at a time."""
     while found := await read_after(fetch, cursor, wanted, CURSOR_ROWS):
         for place, event in found:

@@ -109,7 +109,7 @@ class EventStore:
 
     async def subscribe(
         self, event_types: list[str] | None = None, batch_size: int = 100
-    ) -> AsyncGenerator[tuple[Event, Token], None]:
+    ) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events with the tokens that settle them, until `drain` is called.
 
         At most `batch_size` events are in hand, claimed and not settled; their leases are renewed.
@@ -206,7 +206,7 @@ class EventStore:
         event_types: list[str] | None = None,
         *,
         scope: Scope | None = None,
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[Event]:
         """Yield past events in order of `(timestamp, seq)`, in constant memory; changes nothing."""
         async with aclosing(log.replay(self.pool, start, end, Wanted(event_types, scope))) as found:
             async for event in found:
@@ -218,7 +218,7 @@ class EventStore:
         event_types: list[str] | None = None,
         *,
         scope: Scope | None = None,
-    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
+    ) -> AsyncGenerator[tuple[Cursor, Event]]:
         """Yield events as they commit, from `after` or from now, each with a cursor to resume from.
 
         Resuming may repeat events whose transactions overlapped; none is left out.
@@ -230,9 +230,13 @@ class EventStore:
                 async for pair in found:
                     yield pair
 
+    async def end(self) -> Cursor:
+        """Return the cursor from which `follow` yields what commits from now on."""
+        return await log.horizon(self.fetch)
+
     async def read_since(
         self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Event], None]:
+    ) -> AsyncGenerator[tuple[Cursor, Event]]:
         """Yield what the log has after a cursor, up to now."""
         stable = await log.horizon(self.fetch)
         wanted = Wanted(event_types, scope)

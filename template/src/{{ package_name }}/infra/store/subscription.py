@@ -66,7 +66,7 @@ class Subscription:
         self._next_recovery = 0.0
         self._stopping = False
 
-    async def events(self) -> AsyncGenerator[tuple[Event, Token], None]:
+    async def events(self) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events and the tokens that settle them, for as long as the caller asks.
 
         After `stop` it ends as soon as everything that was yielded is settled.
