@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect
@@ -171,7 +170,6 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    assert Path.cwd() == REPOSITORY or (REPOSITORY / "copier.yml").exists()  # noqa: S101 - how make calls it
     try:
         asyncio.run(main())
     except DemoFailed as error:

@@ -5,6 +5,7 @@ event store and its updates, and `app`, which is yours. So neither ever waits fo
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,36 +43,31 @@ async def migrate(settings: Settings) -> list[str]:
     Raises:
         StartupError: the schema is in a state that no migration leads on from.
     """
-    engine = create_async_engine(str(settings.database_url))
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(_upgrade)
+        return await _in_a_transaction(settings, _upgrade)
     except (CommandError, DBAPIError) as error:
         reason = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
         raise StartupError(
             f"The database schema cannot be upgraded ({reason}): it was changed by hand or is half"
             " migrated; restore it from a backup, or drop its tables in development."
         ) from error
-    finally:
-        await engine.dispose()
 
 
 async def check_schema(settings: Settings) -> None:
     """Raise `StartupError` unless the schema is exactly the one that this code expects."""
-    engine = create_async_engine(str(settings.database_url))
-    try:
-        async with engine.connect() as connection:
-            await connection.run_sync(_check)
-    finally:
-        await engine.dispose()
+    await _in_a_transaction(settings, _check)
 
 
 async def downgrade(settings: Settings) -> None:
     """Take the store's schema back to nothing, events included."""
+    await _in_a_transaction(settings, _downgrade)
+
+
+async def _in_a_transaction[T](settings: Settings, work: Callable[[Connection], T]) -> T:
     engine = create_async_engine(str(settings.database_url))
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_downgrade)
+            return await connection.run_sync(work)
     finally:
         await engine.dispose()
 

@@ -166,7 +166,12 @@ class Subscription:
     async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
         at_once = Backoff(1.0, 1.0, attempts=0)
-        await deliver.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
+        try:
+            await deliver.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
+        except DATABASE_AWAY as away:
+            # It comes again when its lease runs out; the rest of the batch must not wait for that.
+            logfire.warn("A bad event was not dead-lettered: {error}", error=repr(away))
+            return
         logfire.error("Event {id} was dead-lettered: {reason}", id=row["id"], reason=reason)
 
     async def _sleep(self) -> None:
@@ -174,7 +179,8 @@ class Subscription:
         longest = self._fallback * random.uniform(0.75, 1.25)  # noqa: S311 - only jitter
         if len(self._in_hand) < self._owed.batch_size:
             due = await deliver.next_due(self._fetch, self._owed.subscriber)
-            longest = longest if due is None else min(longest, max(due, 0.01))
+            # What is due already and was not claimed is of another type, or in other hands.
+            longest = min(longest, due) if due is not None and due > 0 else longest
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), longest)
 
