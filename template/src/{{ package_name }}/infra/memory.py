@@ -25,7 +25,7 @@ from ..core.types import Scope, Seconds
 from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
 from .locks import ScopeBusy, ScopedLocks
 from .store import EventStore, ScopeMoved, Token, deliver, hold
-from .store.codec import decode
+from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 
@@ -210,7 +210,9 @@ class Memory[C: Context]:
             known = await self._rebuild(scope, state)
         self._cache[scope] = known
         self._cache.move_to_end(scope)
-        while len(self._cache) > self._settings.context_max_scopes:
+        # Never fewer than are open at once: those are in use.
+        keep = max(self._settings.context_max_scopes, self._settings.agent_concurrency)
+        while len(self._cache) > keep:
             self._cache.popitem(last=False)
         return known
 
@@ -218,11 +220,13 @@ class Memory[C: Context]:
         fetch, subscriber = self._store.fetch, self._store.subscriber
         held = await hold.read_held(fetch, subscriber, scope)
         covered = await hold.read_covered(fetch, scope, self._settings.context_recent)
-        events = [decode(row) for row in held]
+        # What is of no known shape any more is not seen, and goes with the next action.
+        events = [event for row in held if (event := decode_known(row))]
+        acted_on = [event for row in covered if (event := decode_known(row))]
         context = self._restore(
             scope=scope,
             events=events,
-            recent=[*events, *(decode(row) for row in covered)],
+            recent=[*events, *acted_on],
             scratch=state.scratch,
             last_action_at=state.last_action_at,
             clock=self._store.now,

@@ -3,6 +3,9 @@
 import json
 from typing import Any, NamedTuple, cast
 
+import logfire
+from pydantic import ValidationError
+
 from ...core.events import Event, event_adapter
 from ..database import Row
 
@@ -60,6 +63,15 @@ def decode(row: Row) -> Event:
     event = event_adapter.validate_python(fields)
     event.stamp(row["seq"], row["recorded_at"])
     return event
+
+
+def decode_known(row: Row) -> Event | None:
+    """Return the event of a row, or None, with a warning, if its shape is no longer known."""
+    try:
+        return decode(row)
+    except ValidationError as error:
+        logfire.warn("Event {id} is of no known shape: {error}", id=row["id"], error=str(error))
+        return None
 
 
 def load_json(value: Any) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import asyncpg
 import logfire
-from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope
-from ..database import DATABASE_AWAY, Fetch, Row
-from .codec import EVENT_COLUMNS, decode
+from ..database import DATABASE_AWAY, Fetch
+from .codec import EVENT_COLUMNS, decode_known
 
 CURSOR_ROWS = 500  # fetched at a time: constant memory, few round trips
 
@@ -91,7 +90,7 @@ async def replay(
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         rows = connection.cursor(REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS)
         async for row in rows:
-            if event := _decode_known(row):
+            if event := decode_known(row):
                 yield event
 
 
@@ -107,7 +106,7 @@ async def read_after(
     """Return what is visible after a cursor, oldest transaction first; None for unknown shapes."""
     with logfire.suppress_instrumentation():  # looking is not news
         rows = await fetch(FOLLOW, str(cursor.tx), cursor.seq, *wanted, limit)
-    return [(Cursor(int(row["tx"]), row["seq"]), _decode_known(row)) for row in rows]
+    return [(Cursor(int(row["tx"]), row["seq"]), decode_known(row)) for row in rows]
 
 
 async def follow(
@@ -152,18 +151,10 @@ async def read_all_after(
 async def find(fetch: Fetch, event_id: str) -> Event | None:
     """Return the event with this id."""
     rows = await fetch(FIND, event_id)
-    return _decode_known(rows[0]) if rows else None
+    return decode_known(rows[0]) if rows else None
 
 
 async def page(fetch: Fetch, wanted: Wanted, before: int | None, limit: int) -> list[Event]:
     """Return the newest events below `before`, newest first."""
     rows = await fetch(PAGE, *wanted, before, limit)
-    return [event for row in rows if (event := _decode_known(row))]
-
-
-def _decode_known(row: Row) -> Event | None:
-    try:
-        return decode(row)
-    except ValidationError as error:
-        logfire.warn("Event {id} is of no known shape: {error}", id=row["id"], error=str(error))
-        return None
+    return [event for row in rows if (event := decode_known(row))]
