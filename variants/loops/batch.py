@@ -75,7 +75,7 @@ async def run_agent_loop(
             del gathering[batch.scope]
         tokens = [token for _, token in batch.items]
         with logfire.span("agent.decide", events=len(tokens), scope=batch.scope):
-            async with turns, memory.settling(*tokens), memory.open(batch.scope) as ctx:
+            async with turns, memory.settling(*tokens), memory.open(batch.scope, *tokens) as ctx:
                 await decide(ctx, batch)
 
     async with (

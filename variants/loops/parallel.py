@@ -37,7 +37,7 @@ async def run_agent_loop(
         passed = relevant(event, ctx)
         logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
         if not passed:
-            await store.ack(token)
+            await memory.skip(token)
             return
         ctx.add(event)
         logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
@@ -54,7 +54,7 @@ async def run_agent_loop(
         while True:
             event, token = await queue.get()
             with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
-                async with memory.settling(token), memory.open(event.scope) as ctx:
+                async with memory.settling(token), memory.open(event.scope, token) as ctx:
                     await decide(ctx, event, token)
 
     async with (

@@ -40,7 +40,7 @@ async def run_agent_loop(
         passed = relevant(event, ctx)
         logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
         if not passed:
-            await store.ack(token)
+            await memory.skip(token)
             return
         ctx.add(event)
         logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
@@ -57,7 +57,7 @@ async def run_agent_loop(
         while queue := waiting[scope]:
             event, token = queue[0]
             with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
-                async with turns, memory.settling(token), memory.open(scope) as ctx:
+                async with turns, memory.settling(token), memory.open(scope, token) as ctx:
                     await decide(ctx, event, token)
             queue.popleft()
         del waiting[scope]

@@ -32,7 +32,7 @@ async def run_agent_loop(
         passed = relevant(event, ctx)
         logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
         if not passed:
-            await store.ack(token)
+            await memory.skip(token)
             return
         ctx.add(event)
         logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
@@ -48,5 +48,5 @@ async def run_agent_loop(
     async with aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events:
         async for event, token in events:
             with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
-                async with memory.settling(token), memory.open(event.scope) as ctx:
+                async with memory.settling(token), memory.open(event.scope, token) as ctx:
                     await decide(ctx, event, token)

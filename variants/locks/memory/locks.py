@@ -19,6 +19,9 @@ class ScopeBusy(Exception):
 class ScopedLocks:
     """A lock for each scope in use; one that nobody wants is dropped."""
 
+    across_processes = False
+    """Another process does not know of them."""
+
     def __init__(self) -> None:
         self._locks: dict[Scope, asyncio.Lock] = {}
         self._wanted: dict[Scope, int] = {}

@@ -31,6 +31,9 @@ class ScopeBusy(Exception):
 class ScopedLocks:
     """The advisory locks of one process."""
 
+    across_processes = True
+    """All processes on one database respect them."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: asyncpg.Connection | None = None

@@ -32,6 +32,9 @@ class ScopeBusy(Exception):
 class ScopedLocks:
     """The Redis locks of one process."""
 
+    across_processes = True
+    """All processes on one Redis respect them."""
+
     def __init__(self, redis: Redis, *, prefix: str = PREFIX, lease: Seconds = LEASE) -> None:
         self._redis = redis
         self._prefix = prefix

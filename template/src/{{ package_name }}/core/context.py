@@ -18,6 +18,13 @@ def _in_order(event: Event) -> tuple[datetime, int]:
     return event.timestamp, event.seq
 
 
+def _insert(events: list[Event], event: Event) -> None:
+    if events and _in_order(events[-1]) > _in_order(event):
+        insort(events, event, key=_in_order)
+    else:
+        events.append(event)
+
+
 class DecisionContext(BaseModel):
     """What a trigger decides on.
 
@@ -30,9 +37,14 @@ class DecisionContext(BaseModel):
     created_at: datetime = Field(default_factory=utc_now)
     last_action_at: datetime | None = None
 
+    _ids: set[str] = PrivateAttr(default_factory=set[str])
     _recent: list[Event] = PrivateAttr(default_factory=list[Event])
     # A factory: Pydantic would take a plain function for a method.
     _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
+
+    def model_post_init(self, context: object, /) -> None:
+        """Note which events are there."""
+        self._ids = {event.id for event in self.events}
 
     @classmethod
     def restore(
@@ -63,9 +75,10 @@ class DecisionContext(BaseModel):
 
     def add(self, event: Event) -> None:
         """Take an event in, in order of `(timestamp, seq)`; one that is there already is not doubled."""
-        if all(known.id != event.id for known in self.events):
-            insort(self.events, event, key=_in_order)
-            insort(self._recent, event, key=_in_order)
+        if event.id not in self._ids:
+            self._ids.add(event.id)
+            _insert(self.events, event)
+            _insert(self._recent, event)
 
     def window(self, seconds: Seconds) -> list[Event]:
         """Return the context's events that were recorded in the last `seconds`."""
@@ -83,6 +96,12 @@ class DecisionContext(BaseModel):
     def forget(self, older_than: Seconds) -> None:
         """Drop from `recent` what is older than so many seconds."""
         self._recent = self.recent(older_than)
+
+    def drop(self, seqs: set[int]) -> None:
+        """Let go of the events at these places of the log: the scope holds too many."""
+        self.events = [event for event in self.events if event.seq not in seqs]
+        self._recent = [event for event in self._recent if event.seq not in seqs]
+        self._ids = {event.id for event in self.events}
 
     def of_type(self, *types: str) -> list[Event]:
         """Return the context's events of these types."""
@@ -116,6 +135,7 @@ class DecisionContext(BaseModel):
     def clear(self) -> None:
         """Start the next decision: an action was taken on all of this."""
         self.events.clear()
+        self._ids.clear()
         self.scratch.clear()
         self.mark_action()
 

@@ -21,6 +21,15 @@ from ..core.types import Seconds
 CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
 IDLE_TRANSACTION_LIMIT: Seconds = 60.0  # a forgotten transaction would hold back VACUUM and cursors
 
+BY_INDEX = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
 DATABASE_AWAY = (
     OSError,
     TimeoutError,
@@ -106,8 +115,16 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
 
 
 async def connect(settings: Settings) -> asyncpg.Connection:
-    """Open one dedicated connection that no pooler may share: for LISTEN and for locks."""
-    return await asyncpg.connect(settings.listen_dsn, timeout=CONNECT_TIMEOUT)
+    """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
+
+    A queue's statistics are always stale, so statements that were written for an index must get it:
+    here the planner is told to make one plan and to take indexes in order.
+    """
+    return await asyncpg.connect(
+        settings.listen_dsn,
+        timeout=CONNECT_TIMEOUT,
+        server_settings={**_server_settings(), **BY_INDEX},
+    )
 
 
 async def check_database(settings: Settings) -> None:

@@ -6,11 +6,12 @@ commit only means that the decision is taken again.
 """
 
 import asyncio
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import NAMESPACE_OID, uuid5
@@ -24,11 +25,12 @@ from ..core.events import ActionEvent, Event
 from ..core.types import Scope, Seconds
 from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
 from .locks import ScopeBusy, ScopedLocks
-from .store import EventStore, ScopeMoved, Token, deliver, hold
+from .store import EventStore, ScopeMoved, Token, hold, settle
 from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 
+KEPT_SHARE = 0.9  # of the most that a scope may hold, once it has more
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
@@ -46,6 +48,7 @@ class Context(Protocol):
     def scratch(self) -> dict[str, JsonValue]: ...
     def clear(self) -> None: ...
     def forget(self, older_than: Seconds) -> None: ...
+    def drop(self, seqs: set[int]) -> None: ...
 
 
 class Restore[C](Protocol):
@@ -70,7 +73,9 @@ class _Remembered[C]:
     context: C
     version: int
     held: dict[int, Token]
-    scratch: str = field(default="{}")
+    scratch: str
+    checked: float
+    """When it was last compared with the database, on this process's monotonic clock."""
 
 
 class Memory[C: Context]:
@@ -89,6 +94,8 @@ class Memory[C: Context]:
         self._on_action = on_action
         self._settings = store.settings
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
+        self._saving: dict[Scope, set[asyncio.Task[None]]] = {}
+        self._skipping: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def settling(self, *tokens: Token) -> AsyncGenerator[None]:
@@ -107,10 +114,11 @@ class Memory[C: Context]:
             await self._nack(tokens, error)
 
     @asynccontextmanager
-    async def open(self, scope: Scope) -> AsyncGenerator[C]:
+    async def open(self, scope: Scope, *tokens: Token) -> AsyncGenerator[C]:
         """Give the scope's current context, under its lock and the time limit of a decision.
 
-        A block that fails leaves the context to be rebuilt.
+        It is as current as the claim of the tokens that the decision is about, or as this moment if
+        other processes respect the same locks. A block that fails leaves it to be rebuilt.
 
         Raises:
             ScopeBusy: another handler has the scope.
@@ -119,9 +127,10 @@ class Memory[C: Context]:
         limit = self._settings.event_handler_timeout
         deadline = asyncio.timeout(limit)
         async with self._locks.acquire(scope, wait=False):
+            as_of = time.monotonic() if self._locks.across_processes else _claimed(tokens)
             try:
                 async with deadline:
-                    yield (await self._current(scope)).context
+                    yield (await self._current(scope, as_of)).context
             except BaseException as error:
                 self._cache.pop(scope, None)
                 if isinstance(error, TimeoutError) and deadline.expired():
@@ -139,23 +148,70 @@ class Memory[C: Context]:
     async def hold(self, context: C, *tokens: Token) -> None:
         """Keep events in the context's scope, with its notes: the trigger wants more.
 
-        Raises:
-            ScopeMoved: a lease ran out meanwhile and another worker has the event.
+        The next decision need not wait for the commit, which many holds share. Until then the
+        events stay leased, so a crash brings them back; and what cannot be held after all is taken
+        out of the context by rebuilding it.
         """
         known = self._cache[context.scope]
         scratch = to_json(context.scratch)
-        async with self._store.pool.acquire() as connection, connection.transaction():
-            ours = await hold.hold(connection.fetch, self._store.subscriber, tokens)
-            if len(ours) != len(tokens):
-                raise ScopeMoved("the lease ran out before the event was held")
-            if scratch != known.scratch:
-                await hold.save_scratch(
-                    connection.fetch, self._store.subscriber, context.scope, context.scratch
-                )
-        self._store.settled(*tokens)
+        changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
-        await self._keep_bounded(context.scope, known)
+        saving = self._start_saving(context.scope, tokens, changed)
+        if self._locks.across_processes:
+            await saving  # whoever has the lock next looks at the database
+        if len(known.held) > self._settings.context_max_events:
+            await self._release_excess(context.scope, known)
+
+    async def skip(self, *tokens: Token) -> None:
+        """Let go of events that the filter did not let in; the next decision need not wait for it."""
+        skipping = asyncio.create_task(self._skip(tokens))
+        self._skipping.add(skipping)
+        skipping.add_done_callback(self._skipping.discard)
+
+    async def flush(self) -> None:
+        """Wait until the database has all that was held and skipped so far."""
+        under_way = [*self._skipping, *(task for some in self._saving.values() for task in some)]
+        if under_way:
+            await asyncio.wait(under_way)
+
+    def _start_saving(
+        self, scope: Scope, tokens: tuple[Token, ...], scratch: str | None
+    ) -> "asyncio.Task[None]":
+        saving = asyncio.create_task(self._save(scope, tokens, scratch))
+        under_way = self._saving.setdefault(scope, set())
+        under_way.add(saving)
+
+        def done(_: object) -> None:
+            under_way.discard(saving)
+            if not under_way and self._saving.get(scope) is under_way:
+                del self._saving[scope]
+
+        saving.add_done_callback(done)
+        return saving
+
+    async def _saved(self, scope: Scope) -> None:
+        """Wait until the database has everything that the scope's context holds."""
+        if under_way := self._saving.get(scope):
+            await asyncio.wait(under_way)
+
+    async def _save(self, scope: Scope, tokens: tuple[Token, ...], scratch: str | None) -> None:
+        try:
+            ours = await self._store.hold(scope, *tokens, scratch=scratch)
+        except Exception as error:
+            # Not renewed any more, so the lease runs out and the events come again.
+            self._store.settled(*tokens)
+            logfire.warn("Events were not held: {error}", error=repr(error), _exc_info=error)
+            ours = False
+        if not ours:
+            self._cache.pop(scope, None)
+
+    async def _skip(self, tokens: tuple[Token, ...]) -> None:
+        try:
+            await self._store.ack(*tokens)
+        except Exception as error:
+            self._store.settled(*tokens)
+            logfire.warn("Events were not let go: {error}", error=repr(error), _exc_info=error)
 
     async def act(self, context: C, *tokens: Token, trigger: str, output: object) -> ActionEvent:
         """Act on everything in the context, exactly once in the database, and clear it.
@@ -167,6 +223,7 @@ class Memory[C: Context]:
             ScopeMoved: another worker was here meanwhile; nothing happened.
         """
         known = self._cache[context.scope]
+        await self._saved(context.scope)
         action = self._action(context, trigger, output)
         async with self._store.sessions.begin() as session:
             fetch = fetch_in(session)
@@ -187,7 +244,7 @@ class Memory[C: Context]:
     ) -> None:
         await hold.move(fetch, self._store.subscriber, scope, known.version, {})
         covered = [*known.held.values(), *tokens]
-        done = await deliver.ack(fetch, self._store.subscriber, covered)
+        done = await settle.ack(fetch, self._store.subscriber, covered)
         if len(done) != len(covered):
             raise ScopeMoved("some of the events were settled by another worker")
 
@@ -202,21 +259,29 @@ class Memory[C: Context]:
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )
 
-    async def _current(self, scope: Scope) -> _Remembered[C]:
-        """Return the cached context if it is still the whole truth, or rebuild it."""
-        state = await hold.read_state(self._store.fetch, self._store.subscriber, scope)
+    async def _current(self, scope: Scope, as_of: float) -> _Remembered[C]:
+        """Return the cached context if it is the whole truth, or rebuild it."""
         known = self._cache.get(scope)
-        if known is None or (known.version, len(known.held)) != (state.version, state.held):
-            known = await self._rebuild(scope, state)
-        self._cache[scope] = known
+        if known is None or known.checked < as_of:
+            known = await self._checked(scope, known)
+            self._cache[scope] = known
+            # Never fewer than are open at once: those are in use.
+            keep = max(self._settings.context_max_scopes, self._settings.agent_concurrency)
+            while len(self._cache) > keep:
+                self._cache.popitem(last=False)
         self._cache.move_to_end(scope)
-        # Never fewer than are open at once: those are in use.
-        keep = max(self._settings.context_max_scopes, self._settings.agent_concurrency)
-        while len(self._cache) > keep:
-            self._cache.popitem(last=False)
         return known
 
-    async def _rebuild(self, scope: Scope, state: ScopeState) -> _Remembered[C]:
+    async def _checked(self, scope: Scope, known: _Remembered[C] | None) -> _Remembered[C]:
+        await self._saved(scope)
+        now = time.monotonic()
+        state = await hold.read_state(self._store.fetch, self._store.subscriber, scope)
+        if known is None or (known.version, len(known.held)) != (state.version, state.held):
+            return await self._rebuild(scope, state, now)
+        known.checked = now
+        return known
+
+    async def _rebuild(self, scope: Scope, state: ScopeState, now: float) -> _Remembered[C]:
         fetch, subscriber = self._store.fetch, self._store.subscriber
         held = await hold.read_held(fetch, subscriber, scope)
         covered = await hold.read_covered(fetch, scope, self._settings.context_recent)
@@ -232,13 +297,22 @@ class Memory[C: Context]:
             clock=self._store.now,
         )
         tokens = {row["seq"]: Token(row["seq"], row["fence"]) for row in held}
-        return _Remembered(context, state.version, tokens, to_json(state.scratch))
+        return _Remembered(context, state.version, tokens, to_json(state.scratch), now)
 
-    async def _keep_bounded(self, scope: Scope, known: _Remembered[C]) -> None:
-        keep = self._settings.context_max_events
-        if len(known.held) > keep:
-            await hold.release_excess(self._store.fetch, self._store.subscriber, scope, keep)
-            self._cache.pop(scope, None)  # rebuilt without them
+    async def _release_excess(self, scope: Scope, known: _Remembered[C]) -> None:
+        """Let go of the oldest events, of some at once: it costs a commit and moves the version."""
+        await self._saved(scope)
+        keep = int(self._settings.context_max_events * KEPT_SHARE)
+        released, version = await hold.release_excess(
+            self._store.fetch, self._store.subscriber, scope, keep
+        )
+        if not released:
+            return
+        known.context.drop(released)
+        known.held = {seq: token for seq, token in known.held.items() if seq not in released}
+        known.version += 1
+        if known.version != version:
+            self._cache.pop(scope, None)  # another worker was here: rebuild it
 
     async def _nack(self, tokens: tuple[Token, ...], error: Exception) -> None:
         details = "".join(traceback.format_exception(error))
@@ -250,3 +324,8 @@ class Memory[C: Context]:
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(away))
+
+
+def _claimed(tokens: tuple[Token, ...]) -> float:
+    """Return when the last of these was claimed: nothing that came before can be missing."""
+    return max((token.claimed for token in tokens), default=time.monotonic())

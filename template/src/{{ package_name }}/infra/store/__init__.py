@@ -5,8 +5,8 @@ the ack happen exactly once; a stale worker cannot ack.
 """
 
 from .admin import DeadLetter, DeliveryStatus, QueueStats
+from .claim import Token
 from .codec import InvalidEvent
-from .deliver import Token
 from .hold import ScopeMoved
 from .log import Cursor
 from .publish import EventConflict

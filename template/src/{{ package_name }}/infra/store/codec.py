@@ -1,10 +1,11 @@
 """Between an event and its row."""
 
-import json
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
 import logfire
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from ...core.events import Event, event_adapter
 from ..database import Row
@@ -37,12 +38,25 @@ def encode(event: Event) -> Encoded:
     Raises:
         InvalidEvent: a value cannot be stored: a NUL character, or a broken one.
     """
-    _refuse_unstorable(event.model_dump(), "")
-    payload = event.model_dump_json(exclude=COLUMNS)
-    headers = event.meta.model_dump_json(exclude_none=True)
+    try:
+        payload = event.model_dump_json(exclude=COLUMNS)
+        headers = event.meta.model_dump_json(exclude_none=True)
+    except PydanticSerializationError:
+        _refuse_unstorable(event.model_dump(), "")
+        raise
+    named = f"{event.id}{event.type}{event.source}{event.scope}"
+    if "\\u0000" in payload or "\\u0000" in headers or not named.isascii() or "\x00" in named:
+        _refuse_unstorable(event.model_dump(), "")  # it may be innocent, and knows the field if not
     return Encoded(
-        event.id, event.type, event.source, event.scope, event.timestamp, payload, headers
+        event.id, event.type, event.source, event.scope, _utc(event.timestamp), payload, headers
     )
+
+
+def _utc(timestamp: datetime) -> datetime:
+    try:
+        return timestamp.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidEvent("timestamp: it is too early or too late to be stored") from error
 
 
 def decode(row: Row) -> Event:
@@ -76,7 +90,7 @@ def decode_known(row: Row) -> Event | None:
 
 def load_json(value: Any) -> dict[str, Any]:
     """Read a `jsonb` column, which some connections decode and others leave as text."""
-    return json.loads(value) if isinstance(value, str | bytes) else value
+    return from_json(value) if isinstance(value, str | bytes) else value
 
 
 def _refuse_unstorable(value: object, field: str) -> None:

@@ -4,14 +4,13 @@ An accumulated event is not acknowledged but held: its delivery leaves the claim
 So nothing has to be saved twice, and nothing assumes that events become visible in order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
 from .codec import EVENT_COLUMNS, load_json
-from .deliver import Token
 
 # `version` moves when events leave the scope, `held` grows when they enter: together they tell
 # whether a cached context is still the whole truth, at the price of one small read.
@@ -41,19 +40,6 @@ SELECT {EVENT_COLUMNS}
    AND e.recorded_at > now() - $2::float8 * interval '1 second'
 """  # noqa: S608 - no value goes in, only the list of columns
 
-HOLD = """
-UPDATE deliveries d
-   SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
-  FROM unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
- WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence AND d.lease IS NOT NULL
-RETURNING d.seq
-"""
-
-SAVE_SCRATCH = """
-INSERT INTO scopes (subscriber, scope, scratch) VALUES ($1, $2, $3::text::jsonb)
-    ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
-"""
-
 # Compare-and-set: whoever lost the scope's lock meanwhile finds another version and may not act.
 MOVE = """
 INSERT INTO scopes (subscriber, scope, version, scratch, last_action_at)
@@ -67,17 +53,20 @@ RETURNING version, last_action_at
 # The oldest of what a scope holds too many of. The version moves, since a count would not show it.
 RELEASE_EXCESS = """
 WITH excess AS (
-    SELECT subscriber, seq FROM deliveries
+    SELECT seq FROM deliveries
      WHERE subscriber = $1 AND scope = $2 AND held_at IS NOT NULL
      ORDER BY seq DESC OFFSET $3::bigint
 ), released AS (
     DELETE FROM deliveries d USING excess x
-     WHERE d.subscriber = x.subscriber AND d.seq = x.seq
-    RETURNING d.scope
+     WHERE d.subscriber = $1 AND d.seq = x.seq
+    RETURNING d.seq
+), moved AS (
+    INSERT INTO scopes (subscriber, scope, version)
+    SELECT $1, $2, 1 WHERE EXISTS (SELECT FROM released)
+        ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
+    RETURNING version
 )
-INSERT INTO scopes (subscriber, scope, version) SELECT DISTINCT $1, scope, 1 FROM released
-    ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
-RETURNING version
+SELECT r.seq, m.version FROM released r, moved m
 """
 
 RELEASE_AGED = """
@@ -127,22 +116,6 @@ async def read_covered(fetch: Fetch, scope: Scope, seconds: Seconds) -> Sequence
     return await fetch(COVERED, scope, seconds)
 
 
-async def hold(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
-    """Take deliveries out of the claimable set for their scope; return those that were ours."""
-    in_order = sorted(tokens, key=lambda token: token.seq)
-    rows = await fetch(
-        HOLD, subscriber, [token.seq for token in in_order], [token.fence for token in in_order]
-    )
-    return {row["seq"] for row in rows}
-
-
-async def save_scratch(
-    fetch: Fetch, subscriber: str, scope: Scope, scratch: dict[str, Any]
-) -> None:
-    """Keep the notes of a context that goes on accumulating."""
-    await fetch(SAVE_SCRATCH, subscriber, scope, to_json(scratch))
-
-
 async def move(
     fetch: Fetch, subscriber: str, scope: Scope, version: int, scratch: dict[str, Any]
 ) -> Row:
@@ -157,9 +130,12 @@ async def move(
     return rows[0]
 
 
-async def release_excess(fetch: Fetch, subscriber: str, scope: Scope, keep: int) -> bool:
-    """Let go of the oldest events beyond `keep`; tell whether there were any."""
-    return bool(await fetch(RELEASE_EXCESS, subscriber, scope, keep))
+async def release_excess(
+    fetch: Fetch, subscriber: str, scope: Scope, keep: int
+) -> tuple[set[int], int]:
+    """Let go of the oldest events beyond `keep`; return their `seq`, and the scope's new version."""
+    rows = await fetch(RELEASE_EXCESS, subscriber, scope, keep)
+    return {row["seq"] for row in rows}, rows[0]["version"] if rows else 0
 
 
 async def release_aged(fetch: Fetch, subscriber: str, age: Seconds) -> int:

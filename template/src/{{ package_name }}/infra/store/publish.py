@@ -1,11 +1,15 @@
 """Putting events into the log, each with its deliveries, in one statement."""
 
-import json
+import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ...core.events import Event
-from ..database import Fetch
+from ..database import Fetch, Row
 from .codec import Encoded, InvalidEvent, encode, load_json
+from .lanes import Lane, SharedFlush
+
+PUBLISH_CHUNK = 1_000  # events a statement
 
 # One statement, so that an event without its deliveries can never be seen. The rows go in by id
 # order: two flushes that share ids then wait for each other in turn instead of deadlocking.
@@ -40,40 +44,112 @@ class EventConflict(ValueError):
     """An id was published before with other content."""
 
 
-async def insert_events(fetch: Fetch, events: Sequence[Event], max_depth: int) -> set[str]:
-    """Insert events and what is owed of them, and return the ids that were new.
+class Sent(NamedTuple):
+    """An event as it goes to the database."""
 
-    An id that is known with the same content is passed over, so a producer may send again.
+    row: Encoded
+    timed: bool
+    """Whether the producer gave the time, so that a repetition has to give it too."""
+
+
+class Publisher:
+    """Publishes for one process: single events share commits on a lane, batches have their own."""
+
+    def __init__(self, lane: Lane, max_depth: int) -> None:
+        self._lane = lane
+        self._max_depth = max_depth
+        self._shared = SharedFlush[Sent, bool](self._flush)
+
+    async def publish(self, event: Event) -> bool:
+        """Insert an event in a commit that it may share; False if its id was known.
+
+        Raises:
+            InvalidEvent: it cannot be stored, or its chain of causes is too long.
+            EventConflict: its id is known with other content.
+        """
+        return await self._shared.submit(check(event, self._max_depth))
+
+    async def close(self) -> None:
+        """Wait until what was accepted is committed."""
+        await self._shared.close()
+
+    async def _flush(self, batch: list[Sent]) -> list[bool | Exception]:
+        first = {sent.row.id: sent for sent in reversed(batch)}  # of an id that comes twice
+        accepted = await _insert(self._lane.fetch, list(first.values()))
+        known = [s for s in batch if s.row.id not in accepted or first[s.row.id] is not s]
+        conflicts = await _conflicts(self._lane.fetch, known) if known else {}
+        return [
+            conflicts.get(id(sent)) or (sent.row.id in accepted and first[sent.row.id] is sent)
+            for sent in batch
+        ]
+
+
+async def insert_events(fetch: Fetch, events: Sequence[Event], max_depth: int) -> int:
+    """Insert events and what is owed of them, and return how many were new.
+
+    An id that is known with the same content is passed over, so a producer may send again. Call it
+    inside a transaction, which a conflict then rolls back.
 
     Raises:
         InvalidEvent: an event cannot be stored, or its chain of causes is too long.
-        EventConflict: an id is known with other content; nothing is inserted.
+        EventConflict: an id is known with other content.
     """
-    for event in events:
-        if event.meta.depth > max_depth:
-            raise InvalidEvent(
-                f"meta.depth: {event.type} has {event.meta.depth} events behind it and"
-                f" EVENT_MAX_DEPTH is {max_depth}: is the agent feeding on its own actions?"
-            )
-    encoded = [encode(event) for event in events]
-    columns = [list(column) for column in zip(*encoded, strict=True)] or [[] for _ in range(7)]
-    accepted = {row["id"] for row in await fetch(PUBLISH, *columns)}
-    known = [
-        (event, row) for event, row in zip(events, encoded, strict=True) if row.id not in accepted
-    ]
-    if known:
-        await _refuse_other_content(fetch, known)
-    return accepted
+    new = 0
+    inserting: asyncio.Future[int] | None = None
+    try:
+        for start in range(0, len(events), PUBLISH_CHUNK):
+            chunk = [check(event, max_depth) for event in events[start : start + PUBLISH_CHUNK]]
+            new += await inserting if inserting else 0
+            inserting = asyncio.ensure_future(_insert_chunk(fetch, chunk))
+            await asyncio.sleep(0)  # sent to the server, which works while we encode the next
+        return new + (await inserting if inserting else 0)
+    finally:
+        if inserting and not inserting.done():  # the connection must be free for the rollback
+            await asyncio.wait([inserting])
 
 
-async def _refuse_other_content(fetch: Fetch, known: list[tuple[Event, Encoded]]) -> None:
+def check(event: Event, max_depth: int) -> Sent:
+    """Return the event with its columns, if it may be published."""
+    if event.meta.depth > max_depth:
+        raise InvalidEvent(
+            f"meta.depth: {event.type} has {event.meta.depth} events behind it and"
+            f" EVENT_MAX_DEPTH is {max_depth}: is the agent feeding on its own actions?"
+        )
+    return Sent(encode(event), "timestamp" in event.model_fields_set)
+
+
+async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
+    accepted = await _insert(fetch, chunk)
+    # Of two with one id in a chunk, either may be the one that was inserted: both are compared.
+    once = len({sent.row.id for sent in chunk}) == len(chunk)
+    known = [sent for sent in chunk if not once or sent.row.id not in accepted]
+    for conflict in (await _conflicts(fetch, known) if known else {}).values():
+        raise conflict
+    return len(accepted)
+
+
+async def _insert(fetch: Fetch, batch: Sequence[Sent]) -> set[str]:
+    columns = [list(column) for column in zip(*(sent.row for sent in batch), strict=True)]
+    return {row["id"] for row in await fetch(PUBLISH, *columns)}
+
+
+async def _conflicts(fetch: Fetch, known: list[Sent]) -> dict[int, EventConflict]:
     """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
-    stored = {row["id"]: row for row in await fetch(KNOWN, [row.id for _, row in known])}
-    for event, sent in known:
-        row = stored[sent.id]
-        same = (row["type"], row["source"], row["scope"]) == (sent.type, sent.source, sent.scope)
-        same_time = "timestamp" not in event.model_fields_set or row["timestamp"] == sent.timestamp
-        if not (same and same_time and load_json(row["payload"]) == json.loads(sent.payload)):
-            raise EventConflict(
-                f"id: {sent.id!r} was published before with other content: send a new id"
-            )
+    ids = list({sent.row.id for sent in known})
+    stored = {row["id"]: row for row in await fetch(KNOWN, ids)}
+    return {
+        id(sent): EventConflict(
+            f"id: {sent.row.id!r} was published before with other content: send a new id"
+        )
+        for sent in known
+        if (row := stored.get(sent.row.id)) and not _same(row, sent)
+    }
+
+
+def _same(row: Row, sent: Sent) -> bool:
+    new = sent.row
+    return (
+        (row["type"], row["source"], row["scope"]) == (new.type, new.source, new.scope)
+        and (row["timestamp"] == new.timestamp or not sent.timed)
+        and load_json(row["payload"]) == load_json(new.payload)
+    )

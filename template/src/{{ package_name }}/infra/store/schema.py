@@ -87,7 +87,6 @@ class DeliveryRecord(StoreBase):
         Index(
             "deliveries_dead", "subscriber", "dead_at", postgresql_where=text("dead_at IS NOT NULL")
         ),
-        Index("deliveries_of_event", "seq"),
         # Rows live for milliseconds: vacuum by count, not by a share of a table that is mostly empty.
         {
             "postgresql_with": {
@@ -101,8 +100,8 @@ class DeliveryRecord(StoreBase):
         },
     )
 
-    subscriber: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    subscriber: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str]
     due_at: Mapped[datetime] = mapped_column(server_default=NOW)
     attempts: Mapped[int] = mapped_column(server_default=text("0"))

@@ -1,7 +1,7 @@
 """`EventStore`: the one face of the event store."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -14,15 +14,16 @@ from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
 from ..database import Fetch, fetch_in
-from . import admin, deliver, hold, log
+from . import admin, claim, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
-from .deliver import Backoff, Token
+from .claim import Token
+from .lanes import Lane
 from .log import Cursor, Wanted
-from .publish import insert_events
+from .publish import Publisher, insert_events
+from .settle import Backoff, Hold, Settler
 from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
 
-PUBLISH_CHUNK = 1_000  # events a statement
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
 
 
@@ -55,11 +56,21 @@ class EventStore:
         )
         self._clock = Clock()
         self._wake = Wake(self.fetch, lambda: database.connect(self.settings))
+        self._lanes = {work: self._lane() for work in ("publish", "settle")}
+        self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
+        self._settler = Settler(self._lanes["settle"], subscriber)
         self._subscriptions: set[Subscription] = set()
 
+    def _lane(self) -> Lane:
+        return Lane(lambda: database.connect(self.settings))
+
     async def close(self) -> None:
-        """Send the last wake-ups and stop listening."""
+        """Commit what was accepted, send the last wake-ups and stop listening."""
+        await self._publisher.close()
+        await self._settler.close()
         await self._wake.close()
+        for lane in self._lanes.values():
+            await lane.close()
 
     def now(self) -> datetime:
         """Return the database's time, as estimated since the last claim."""
@@ -76,7 +87,12 @@ class EventStore:
             InvalidEvent: it cannot be stored, or its chain of causes is too long.
             EventConflict: its id was published before with other content.
         """
-        return bool(await self.publish_many([event], session=session))
+        if session is not None:
+            return bool(await self.publish_many([event], session=session))
+        new = await self._publisher.publish(event)
+        if new:
+            self._wake.announce()
+        return new
 
     async def publish_many(
         self, events: Sequence[Event], *, session: AsyncSession | None = None
@@ -88,26 +104,20 @@ class EventStore:
             EventConflict: one has an id that was published before with other content.
         """
         with logfire.span("store.publish", count=len(events), _level="debug"):
+            deepest = self.settings.event_max_depth
             if session is not None:
-                new = await self._insert(fetch_in(session), events)
+                new = await insert_events(fetch_in(session), events, deepest)
                 await fetch_in(session)(NOTIFY)
                 return new
             async with self.pool.acquire() as connection, connection.transaction():
-                new = await self._insert(connection.fetch, events)
+                new = await insert_events(connection.fetch, events, deepest)
             if new:
                 self._wake.announce()
             return new
 
-    async def _insert(self, fetch: Fetch, events: Sequence[Event]) -> int:
-        new: set[str] = set()
-        for start in range(0, len(events), PUBLISH_CHUNK):
-            chunk = events[start : start + PUBLISH_CHUNK]
-            new |= await insert_events(fetch, chunk, self.settings.event_max_depth)
-        return len(new)
-
     # Consuming
 
-    async def subscribe(
+    def subscribe(
         self, event_types: list[str] | None = None, batch_size: int = 100
     ) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events with the tokens that settle them, until `drain` is called.
@@ -116,14 +126,10 @@ class EventStore:
         Close the iterator (`contextlib.aclosing`) to hand the unsettled ones back unspent.
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
-        subscription = Subscription(self.fetch, self._wake, self._clock, owed, self.settings)
-        self._subscriptions.add(subscription)
-        try:
-            async with aclosing(subscription.events()) as events:
-                async for pair in events:
-                    yield pair
-        finally:
-            self._subscriptions.discard(subscription)
+        subscription = Subscription(
+            self._lane(), self.fetch, self._wake, self._clock, owed, self.settings
+        )
+        return subscription.events(self._subscriptions)
 
     def drain(self) -> None:
         """End the subscriptions: what is being handled may finish, nothing new is begun."""
@@ -133,15 +139,26 @@ class EventStore:
     async def ack(self, *tokens: Token, session: AsyncSession | None = None) -> bool:
         """Settle deliveries as handled; False if any of them was no longer ours.
 
-        With `session` it joins that transaction, whose database effects then happen exactly once:
-        roll back if the answer is False. Call `settled` after that commit.
+        Returns after the commit, which calls that come together share. With `session` it joins that
+        transaction, whose database effects then happen exactly once: roll back if the answer is
+        False. Call `settled` after that commit.
         """
         if session is not None:
-            done = await deliver.ack(fetch_in(session), self.subscriber, tokens)
+            done = await settle.ack(fetch_in(session), self.subscriber, tokens)
             return len(done) == len(tokens)
-        done = await deliver.ack(self.fetch, self.subscriber, tokens)
+        late = await self._settler.ack(tokens)
         self.settled(*tokens)
-        return self._count_stale(tokens, done)
+        return self._count_stale(late)
+
+    async def hold(self, scope: Scope, *tokens: Token, scratch: str | None = None) -> bool:
+        """Keep deliveries for their scope's working memory; False if any was no longer ours.
+
+        `scratch` is the JSON of the scope's notes, if those changed. Returns after the commit,
+        which calls that come together share.
+        """
+        late = await self._settler.hold(Hold(scope, tokens, scratch))
+        self.settled(*tokens)
+        return self._count_stale(late)
 
     async def nack(
         self, token: Token, error: str | None = None, traceback: str | None = None
@@ -150,17 +167,17 @@ class EventStore:
 
         Returns False if it was no longer ours.
         """
-        dead = await deliver.nack(
+        dead = await settle.nack(
             self.fetch, self.subscriber, token, error or "no reason given", traceback, self._backoff
         )
         self.settled(token)
         if dead:
             logfire.error("Event at {seq} was dead-lettered: {error}", seq=token.seq, error=error)
-        return self._count_stale([token], set() if dead is None else {token.seq})
+        return self._count_stale([token] if dead is None else [])
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
-        await deliver.hand_back(self.fetch, self.subscriber, tokens, delay)
+        await claim.hand_back(self.fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
 
     def settled(self, *tokens: Token) -> None:
@@ -172,11 +189,11 @@ class EventStore:
         """Wake subscribers after a commit that the store did not make itself."""
         self._wake.announce()
 
-    def _count_stale(self, tokens: Iterable[Token], done: set[int]) -> bool:
-        late = [token.seq for token in tokens if token.seq not in done]
+    def _count_stale(self, late: list[Token]) -> bool:
         if late:
             self.stale += len(late)
-            logfire.warn("Settled too late, another worker has them: {seqs}", seqs=late)
+            seqs = [token.seq for token in late]
+            logfire.warn("Settled too late, another worker has them: {seqs}", seqs=seqs)
         return not late
 
     async def add_subscription(

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
@@ -20,9 +19,11 @@ from ...config import Settings
 from ...core.events import Event
 from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Fetch, Row
-from . import deliver
+from . import claim, settle
+from .claim import Token
 from .codec import decode
-from .deliver import Backoff, Token
+from .lanes import Lane
+from .settle import Backoff
 from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
@@ -40,6 +41,17 @@ class Clock:
         self.offset = database_time - time.time()
 
 
+class Claimed(NamedTuple):
+    """What a claim took, and when it asked, on this process's monotonic clock."""
+
+    rows: Sequence[Row]
+    alone: bool
+    at: float
+
+
+NOTHING = Claimed((), alone=False, at=0.0)
+
+
 class Owed(NamedTuple):
     """Who is owed what, and how failures are treated."""
 
@@ -50,11 +62,16 @@ class Owed(NamedTuple):
 
 
 class Subscription:
-    """The state of one `EventStore.subscribe` call."""
+    """The state of one `EventStore.subscribe` call.
+
+    Claims have a connection of their own (`lane`), so that nothing which a handler does waits for
+    them; what is rare goes through the pool (`fetch`).
+    """
 
     def __init__(
-        self, fetch: Fetch, wake: Wake, clock: Clock, owed: Owed, settings: Settings
+        self, lane: Lane, fetch: Fetch, wake: Wake, clock: Clock, owed: Owed, settings: Settings
     ) -> None:
+        self._lane = lane
         self._fetch = fetch
         self._wake = wake
         self._clock = clock
@@ -66,20 +83,23 @@ class Subscription:
         self._next_recovery = 0.0
         self._stopping = False
 
-    async def events(self) -> AsyncGenerator[tuple[Event, Token]]:
+    async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events and the tokens that settle them, for as long as the caller asks.
 
-        After `stop` it ends as soon as everything that was yielded is settled.
+        After `stop` it ends as soon as everything that was yielded is settled. While it lasts it is
+        one of those `among` which settled tokens are looked for.
         """
         self._changed = self._wake.subscribe()
         renewing = asyncio.create_task(self._renew())
-        waiting: deque[tuple[Event, Token]] = deque()
+        among.add(self)
         try:
             while not self._stopping:
-                waiting.extend(await self._next_batch())
-                while waiting and not self._stopping:
-                    yield waiting.popleft()
-            await self._hand_back(token for _, token in waiting)
+                batch = await self._next_batch()
+                for place, pair in enumerate(batch):
+                    if self._stopping:
+                        await self._hand_back(token for _, token in batch[place:])
+                        break
+                    yield pair
             while self._in_hand:
                 self._changed.clear()
                 await self._changed.wait()
@@ -87,6 +107,8 @@ class Subscription:
             renewing.cancel()
             self._wake.unsubscribe(self._changed)
             await asyncio.shield(self._hand_back(self._in_hand.values()))
+            await self._lane.close()
+            among.discard(self)
 
     def stop(self) -> None:
         """Claim nothing more, and yield nothing more."""
@@ -110,11 +132,11 @@ class Subscription:
             self._changed.clear()
             try:
                 with logfire.suppress_instrumentation():  # looking is not news
-                    rows = await self._claim()
-                    if not rows:
+                    claimed = await self._claim()
+                    if not claimed.rows:
                         await self._sleep()
-                if rows:
-                    return [pair for pair in [await self._take(*row) for row in rows] if pair]
+                if claimed.rows:
+                    return await self._take(claimed)
                 pause = 0.1
             except DATABASE_AWAY as error:
                 logfire.warn("The queue cannot be read: {error}", error=repr(error))
@@ -122,52 +144,55 @@ class Subscription:
                 pause = min(pause * 2, LONGEST_PAUSE)
         return []
 
-    async def _claim(self) -> Sequence[tuple[Row, bool]]:
+    async def _claim(self) -> Claimed:
         """Claim for the free capacity; orphans come first, and each of them alone."""
         who, types = self._owed.subscriber, self._owed.types
+        now = time.monotonic()
         if any(token.alone for token in self._in_hand.values()):
-            return []
-        if time.monotonic() >= self._next_recovery:
-            if await deliver.any_orphaned(self._fetch, who, types):
-                return await self._claim_orphan()
-            self._next_recovery = time.monotonic() + self._fallback
+            return NOTHING
+        if now >= self._next_recovery:
+            if await claim.any_orphaned(self._lane.fetch, who, types):
+                return await self._claim_orphan(now)
+            self._next_recovery = now + self._fallback
         free = self._owed.batch_size - len(self._in_hand)
         if free <= 0:
-            return []
-        rows = await deliver.claim(self._fetch, who, free, self._lease, types)
-        return [(row, False) for row in rows]
+            return NOTHING
+        rows = await claim.claim(self._lane.fetch, who, free, self._lease, types)
+        return Claimed(rows, alone=False, at=now)
 
-    async def _claim_orphan(self) -> Sequence[tuple[Row, bool]]:
+    async def _claim_orphan(self, now: float) -> Claimed:
         if self._in_hand:
-            return []  # wait until the hand is empty: who dies next must die alone
-        rows = await deliver.claim_orphan(
-            self._fetch,
+            return NOTHING  # wait until the hand is empty: who dies next must die alone
+        rows = await claim.claim_orphan(
+            self._lane.fetch,
             self._owed.subscriber,
             self._lease,
             self._owed.types,
             self._owed.backoff.attempts,
         )
         if not rows:  # another worker was faster, or it is of a type that we do not take
-            self._next_recovery = time.monotonic() + self._fallback
-        return [(row, True) for row in rows]
+            self._next_recovery = now + self._fallback
+        return Claimed(rows, alone=True, at=now)
 
-    async def _take(self, row: Row, alone: bool) -> tuple[Event, Token] | None:
-        """Put a claimed row in hand; what no longer validates is dead-lettered on the spot."""
-        token = Token(row["seq"], row["fence"], alone)
-        self._clock.set(row["now"].timestamp())
-        try:
-            event = decode(row)
-        except ValidationError as error:
-            await self._dead_letter(token, row, error)
-            return None
-        self._in_hand[token.seq] = token
-        return event, token
+    async def _take(self, claimed: Claimed) -> list[tuple[Event, Token]]:
+        """Put claimed rows in hand; what no longer validates is dead-lettered on the spot."""
+        self._clock.set(claimed.rows[0]["now"].timestamp())
+        taken: list[tuple[Event, Token]] = []
+        for row in claimed.rows:
+            token = Token(row["seq"], row["fence"], claimed.alone, claimed.at)
+            try:
+                taken.append((decode(row), token))
+            except ValidationError as error:
+                await self._dead_letter(token, row, error)
+            else:
+                self._in_hand[token.seq] = token
+        return taken
 
     async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
         at_once = Backoff(1.0, 1.0, attempts=0)
         try:
-            await deliver.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
+            await settle.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
         except DATABASE_AWAY as away:
             # It comes again when its lease runs out; the rest of the batch must not wait for that.
             logfire.warn("A bad event was not dead-lettered: {error}", error=repr(away))
@@ -178,7 +203,7 @@ class Subscription:
         """Wait for a wake-up, for capacity, for the next retry to fall due, or for the fallback."""
         longest = self._fallback * random.uniform(0.75, 1.25)  # noqa: S311 - only jitter
         if len(self._in_hand) < self._owed.batch_size:
-            due = await deliver.next_due(self._fetch, self._owed.subscriber)
+            due = await claim.next_due(self._lane.fetch, self._owed.subscriber)
             # What is due already and was not claimed is of another type, or in other hands.
             longest = min(longest, due) if due is not None and due > 0 else longest
         with contextlib.suppress(TimeoutError):
@@ -192,9 +217,7 @@ class Subscription:
                 continue
             try:
                 with logfire.suppress_instrumentation():
-                    ours = await deliver.renew(
-                        self._fetch, self._owed.subscriber, held, self._lease
-                    )
+                    ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
             except DATABASE_AWAY as error:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
                 continue
@@ -206,7 +229,7 @@ class Subscription:
         if not tokens:
             return
         try:
-            await deliver.hand_back(self._fetch, self._owed.subscriber, tokens, 0)
+            await claim.hand_back(self._fetch, self._owed.subscriber, tokens, 0)
             self._wake.announce()
         except DATABASE_AWAY as error:
             # Nothing is lost: the leases run out.

@@ -29,8 +29,8 @@ UPGRADE = (
     "CREATE SEQUENCE delivery_fences",
     """
     CREATE TABLE deliveries (
-        subscriber text NOT NULL,
         seq bigint NOT NULL,
+        subscriber text NOT NULL,
         scope text NOT NULL,
         due_at timestamptz NOT NULL DEFAULT now(),
         attempts bigint NOT NULL DEFAULT 0,
@@ -40,7 +40,7 @@ UPGRADE = (
         dead_at timestamptz,
         error text,
         traceback text,
-        PRIMARY KEY (subscriber, seq)
+        PRIMARY KEY (seq, subscriber)
     ) WITH (
         fillfactor = 70,
         autovacuum_vacuum_scale_factor = 0,
@@ -60,7 +60,6 @@ UPGRADE = (
      WHERE held_at IS NOT NULL
     """,
     "CREATE INDEX deliveries_dead ON deliveries (subscriber, dead_at) WHERE dead_at IS NOT NULL",
-    "CREATE INDEX deliveries_of_event ON deliveries (seq)",
     """
     CREATE TABLE subscriptions (
         name text PRIMARY KEY,

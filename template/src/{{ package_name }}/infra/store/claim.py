@@ -1,21 +1,22 @@
-"""Taking deliveries and settling them. Every statement names the fence that it acts under."""
+"""Taking deliveries, and keeping or giving back the lease. A new claim means a new fence."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...core.types import Seconds
 from ..database import Fetch, Row
 from .codec import EVENT_COLUMNS
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """The right to settle one delivery: good until the lease runs out and another takes it."""
 
     seq: int
     fence: int
     alone: bool = False
     """Nothing else is in this worker's hand, because a worker died holding this event."""
+    claimed: float = 0.0
+    """When it was claimed, on this process's monotonic clock."""
 
 
 # The rows are found by ctid: a join back by key makes the planner sort or scan the table when its
@@ -28,7 +29,7 @@ WITH picked AS (
      WHERE d.subscriber = $1 AND d.due_at <= now()
        AND d.lease IS NULL AND d.held_at IS NULL AND d.dead_at IS NULL
        AND ($4::text[] IS NULL
-            OR EXISTS (SELECT FROM events e WHERE e.seq = d.seq AND e.type = ANY ($4)))
+            OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($4))
      ORDER BY d.due_at, d.seq
      LIMIT $2
        FOR UPDATE OF d SKIP LOCKED
@@ -53,7 +54,7 @@ WITH picked AS (
       FROM deliveries d
      WHERE d.subscriber = $1 AND d.due_at <= now() AND d.lease IS NOT NULL
        AND ($3::text[] IS NULL
-            OR EXISTS (SELECT FROM events e WHERE e.seq = d.seq AND e.type = ANY ($3)))
+            OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($3))
      ORDER BY d.due_at
      LIMIT 1
        FOR UPDATE OF d SKIP LOCKED
@@ -82,7 +83,7 @@ ORPHANED = """
 SELECT FROM deliveries d
  WHERE d.subscriber = $1 AND d.due_at <= now() AND d.lease IS NOT NULL
    AND ($2::text[] IS NULL
-        OR EXISTS (SELECT FROM events e WHERE e.seq = d.seq AND e.type = ANY ($2)))
+        OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($2))
  LIMIT 1
 """
 
@@ -90,25 +91,6 @@ NEXT_DUE = """
 SELECT extract(epoch FROM min(due_at) - now())::float8 AS seconds
   FROM deliveries
  WHERE subscriber = $1 AND lease IS NULL AND held_at IS NULL AND dead_at IS NULL
-"""
-
-# The fence must match: a worker whose lease ran out changes nothing, whatever it says.
-ACK = """
-DELETE FROM deliveries d
- USING unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
- WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
-RETURNING d.seq, d.fence
-"""
-
-# Doubling from the base delay up to the longest, less up to a half, so that retries spread out.
-NACK = """
-UPDATE deliveries d
-   SET lease = NULL, error = $4, traceback = $5,
-       due_at = now() + least($6::float8 * power(2, least(attempts, 30) - 1), $7::float8)
-                        * (0.5 + random() / 2) * interval '1 second',
-       dead_at = CASE WHEN attempts >= $8::bigint THEN now() END
- WHERE d.subscriber = $1 AND d.seq = $2 AND d.fence = $3
-RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
 """
 
 HAND_BACK = """
@@ -127,15 +109,6 @@ UPDATE deliveries d
  WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence AND d.lease IS NOT NULL
 RETURNING d.seq, d.fence
 """
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long a failed delivery waits, and how often it is tried."""
-
-    base: Seconds
-    longest: Seconds
-    attempts: int
 
 
 async def claim(
@@ -164,46 +137,27 @@ async def next_due(fetch: Fetch, subscriber: str) -> Seconds | None:
     return rows[0]["seconds"]
 
 
-async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
-    """Delete what is done and return the `seq` of those that still were this worker's."""
-    return _seqs(await fetch(ACK, subscriber, *_columns(tokens)))
-
-
-async def nack(
-    fetch: Fetch, subscriber: str, token: Token, error: str, traceback: str | None, backoff: Backoff
-) -> bool | None:
-    """Send a failed delivery to its retry; True if it died instead, None if it was not ours."""
-    rows = await fetch(
-        NACK,
-        subscriber,
-        token.seq,
-        token.fence,
-        error.replace("\x00", "\ufffd"),
-        traceback and traceback.replace("\x00", "\ufffd"),
-        backoff.base,
-        backoff.longest,
-        backoff.attempts,
-    )
-    return rows[0]["dead"] if rows else None
-
-
 async def hand_back(
     fetch: Fetch, subscriber: str, tokens: Iterable[Token], delay: Seconds
 ) -> set[int]:
     """Return deliveries unhandled, with the attempt that the claim counted."""
-    return _seqs(await fetch(HAND_BACK, subscriber, *_columns(tokens), delay))
+    return seqs(await fetch(HAND_BACK, subscriber, *columns(tokens), delay))
 
 
 async def renew(fetch: Fetch, subscriber: str, tokens: Iterable[Token], lease: Seconds) -> set[int]:
     """Extend leases and return the `seq` of those that still were this worker's."""
-    return _seqs(await fetch(RENEW, subscriber, *_columns(tokens), lease))
+    return seqs(await fetch(RENEW, subscriber, *columns(tokens), lease))
 
 
-def _columns(tokens: Iterable[Token]) -> tuple[list[int], list[int]]:
-    # In one order for everybody: two statements that lock the same rows then cannot deadlock.
-    in_order = sorted(tokens, key=lambda token: token.seq)
+def columns(tokens: Iterable[Token]) -> tuple[list[int], list[int]]:
+    """Return what a statement that settles tokens takes.
+
+    In one order for everybody: two statements that lock the same rows then cannot deadlock.
+    """
+    in_order = sorted(tokens)
     return [token.seq for token in in_order], [token.fence for token in in_order]
 
 
-def _seqs(rows: Sequence[Row]) -> set[int]:
+def seqs(rows: Sequence[Row]) -> set[int]:
+    """Return what the statement says was still this worker's."""
     return {row["seq"] for row in rows}

@@ -1,0 +1,133 @@
+"""Settling deliveries: handled, failed, or held. Each statement names the fence that it acts under."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...core.types import Scope, Seconds
+from ..database import Fetch
+from .claim import Token, columns, seqs
+from .lanes import Lane, SharedFlush
+
+# The fence must match: a worker whose lease ran out changes nothing, whatever it says.
+ACK = """
+DELETE FROM deliveries d
+ USING unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
+ WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+RETURNING d.seq, d.fence
+"""
+
+# Doubling from the base delay up to the longest, less up to a half, so that retries spread out.
+NACK = """
+UPDATE deliveries d
+   SET lease = NULL, error = $4, traceback = $5,
+       due_at = now() + least($6::float8 * power(2, least(attempts, 30) - 1), $7::float8)
+                        * (0.5 + random() / 2) * interval '1 second',
+       dead_at = CASE WHEN attempts >= $8::bigint THEN now() END
+ WHERE d.subscriber = $1 AND d.seq = $2 AND d.fence = $3
+RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
+"""
+
+# What a working memory wants to keep leaves the claimable set; its notes are saved in the same breath.
+HOLD = """
+WITH held AS (
+    UPDATE deliveries d
+       SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
+      FROM unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
+     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence AND d.lease IS NOT NULL
+    RETURNING d.seq, d.fence
+), noted AS (
+    INSERT INTO scopes (subscriber, scope, scratch)
+    SELECT $1, n.scope, n.scratch::jsonb
+      FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
+     WHERE n.seq IN (SELECT seq FROM held)
+        ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
+)
+SELECT seq, fence FROM held
+"""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long a failed delivery waits, and how often it is tried."""
+
+    base: Seconds
+    longest: Seconds
+    attempts: int
+
+
+class Hold(NamedTuple):
+    """What one decision keeps: events, and the notes of their scope if those changed."""
+
+    scope: Scope
+    tokens: tuple[Token, ...]
+    scratch: str | None
+
+
+class Settler:
+    """Settles one subscriber's deliveries; what comes in together shares a commit.
+
+    The answers name the tokens that came too late: another worker has those events.
+    """
+
+    def __init__(self, lane: Lane, subscriber: str) -> None:
+        self._lane = lane
+        self._subscriber = subscriber
+        self._acks = SharedFlush[tuple[Token, ...], list[Token]](self._flush_acks)
+        self._holds = SharedFlush[Hold, list[Token]](self._flush_holds)
+
+    async def ack(self, tokens: tuple[Token, ...]) -> list[Token]:
+        """Delete what was handled, once the commit is made; return what came too late."""
+        return await self._acks.submit(tokens)
+
+    async def hold(self, kept: Hold) -> list[Token]:
+        """Keep what a context gathers, once the commit is made; return what came too late."""
+        return await self._holds.submit(kept)
+
+    async def close(self) -> None:
+        """Wait until everything is committed."""
+        await self._acks.close()
+        await self._holds.close()
+
+    async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[list[Token] | Exception]:
+        tokens = [token for item in batch for token in item]
+        done = await self._lane.fetch(ACK, self._subscriber, *columns(tokens))
+        ours = {(row["seq"], row["fence"]) for row in done}
+        return [[token for token in item if token[:2] not in ours] for item in batch]
+
+    async def _flush_holds(self, batch: list[Hold]) -> list[list[Token] | Exception]:
+        tokens = [token for item in batch for token in item.tokens]
+        notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
+        rows = await self._lane.fetch(
+            HOLD,
+            self._subscriber,
+            *columns(tokens),
+            list(notes),
+            [item.scratch for item in notes.values()],
+            [item.tokens[0].seq for item in notes.values()],
+        )
+        ours = {(row["seq"], row["fence"]) for row in rows}
+        return [[token for token in item.tokens if token[:2] not in ours] for item in batch]
+
+
+async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
+    """Delete what is done, in a transaction of the caller's; return the `seq` of what was ours."""
+    return seqs(await fetch(ACK, subscriber, *columns(tokens)))
+
+
+async def nack(
+    fetch: Fetch, subscriber: str, token: Token, error: str, traceback: str | None, backoff: Backoff
+) -> bool | None:
+    """Send a failed delivery to its retry; True if it died instead, None if it was not ours."""
+    rows = await fetch(
+        NACK,
+        subscriber,
+        token.seq,
+        token.fence,
+        error.replace("\x00", "\ufffd"),
+        traceback and traceback.replace("\x00", "\ufffd"),
+        backoff.base,
+        backoff.longest,
+        backoff.attempts,
+    )
+    return rows[0]["dead"] if rows else None
