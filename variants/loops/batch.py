@@ -49,18 +49,18 @@ async def run_agent_loop(
         kept: list[Token] = []
         for event, token in batch.items:
             passed = relevant(event, ctx)
-            logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
+            logfire.debug("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
             if passed:
                 ctx.add(event)
                 kept.append(token)
-        logfire.info("context {size}", size=len(ctx.events), scope=ctx.scope)
+        logfire.debug("context {size}", size=len(ctx.events), scope=ctx.scope)
         if kept:
             await evaluate(ctx, kept)
         await store.ack(*(token for _, token in batch.items if token not in kept))
 
     async def evaluate(ctx: DecisionContext, kept: list[Token]) -> None:
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.info("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        logfire.debug("trigger {fired}", fired=output is not None, scope=ctx.scope)
         if output is None:
             await memory.hold(ctx, *kept)
         else:
@@ -74,8 +74,8 @@ async def run_agent_loop(
         if gathering.get(batch.scope) is batch:
             del gathering[batch.scope]
         tokens = [token for _, token in batch.items]
-        with logfire.span("agent.decide", events=len(tokens), scope=batch.scope):
-            async with turns, memory.settling(*tokens), memory.open(batch.scope, *tokens) as ctx:
+        with logfire.span("agent.decide", _level="info", events=len(tokens), scope=batch.scope):
+            async with turns, memory.settling(*tokens), memory.open(batch.scope) as ctx:
                 await decide(ctx, batch)
 
     async with (

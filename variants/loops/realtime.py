@@ -38,14 +38,14 @@ async def run_agent_loop(
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
         passed = relevant(event, ctx)
-        logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
+        logfire.debug("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
         if not passed:
             await memory.skip(token)
             return
         ctx.add(event)
-        logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
+        logfire.debug("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.info("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        logfire.debug("trigger {fired}", fired=output is not None, scope=ctx.scope)
         if output is None:
             await memory.hold(ctx, token)
         else:
@@ -56,8 +56,10 @@ async def run_agent_loop(
     async def take_turns(scope: Scope) -> None:
         while queue := waiting[scope]:
             event, token = queue[0]
-            with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
-                async with turns, memory.settling(token), memory.open(scope, token) as ctx:
+            with logfire.span(
+                "agent.decide", _level="info", event_id=event.id, event_type=event.type
+            ):
+                async with turns, memory.settling(token), memory.open(scope) as ctx:
                     await decide(ctx, event, token)
             queue.popleft()
         del waiting[scope]

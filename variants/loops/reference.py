@@ -30,14 +30,14 @@ async def run_agent_loop(
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
         passed = relevant(event, ctx)
-        logfire.info("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
+        logfire.debug("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
         if not passed:
             await memory.skip(token)
             return
         ctx.add(event)
-        logfire.info("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
+        logfire.debug("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.info("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        logfire.debug("trigger {fired}", fired=output is not None, scope=ctx.scope)
         if output is None:
             await memory.hold(ctx, token)
         else:
@@ -47,6 +47,8 @@ async def run_agent_loop(
 
     async with aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events:
         async for event, token in events:
-            with logfire.span("agent.decide", event_id=event.id, event_type=event.type):
-                async with memory.settling(token), memory.open(event.scope, token) as ctx:
+            with logfire.span(
+                "agent.decide", _level="info", event_id=event.id, event_type=event.type
+            ):
+                async with memory.settling(token), memory.open(event.scope) as ctx:
                     await decide(ctx, event, token)

@@ -30,7 +30,7 @@ from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 
-KEPT_SHARE = 0.9  # of the most that a scope may hold, once it has more
+KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
@@ -114,11 +114,11 @@ class Memory[C: Context]:
             await self._nack(tokens, error)
 
     @asynccontextmanager
-    async def open(self, scope: Scope, *tokens: Token) -> AsyncGenerator[C]:
+    async def open(self, scope: Scope) -> AsyncGenerator[C]:
         """Give the scope's current context, under its lock and the time limit of a decision.
 
-        It is as current as the claim of the tokens that the decision is about, or as this moment if
-        other processes respect the same locks. A block that fails leaves it to be rebuilt.
+        Under a lock that other processes respect it is as current as the database; otherwise it may
+        be `CONTEXT_TRUSTED` seconds behind them. A block that fails leaves it to be rebuilt.
 
         Raises:
             ScopeBusy: another handler has the scope.
@@ -127,10 +127,9 @@ class Memory[C: Context]:
         limit = self._settings.event_handler_timeout
         deadline = asyncio.timeout(limit)
         async with self._locks.acquire(scope, wait=False):
-            as_of = time.monotonic() if self._locks.across_processes else _claimed(tokens)
             try:
                 async with deadline:
-                    yield (await self._current(scope, as_of)).context
+                    yield (await self._current(scope)).context
             except BaseException as error:
                 self._cache.pop(scope, None)
                 if isinstance(error, TimeoutError) and deadline.expired():
@@ -259,10 +258,11 @@ class Memory[C: Context]:
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )
 
-    async def _current(self, scope: Scope, as_of: float) -> _Remembered[C]:
+    async def _current(self, scope: Scope) -> _Remembered[C]:
         """Return the cached context if it is the whole truth, or rebuild it."""
         known = self._cache.get(scope)
-        if known is None or known.checked < as_of:
+        trusted = 0.0 if self._locks.across_processes else self._settings.context_trusted
+        if known is None or time.monotonic() - known.checked >= trusted:
             known = await self._checked(scope, known)
             self._cache[scope] = known
             # Never fewer than are open at once: those are in use.
@@ -275,14 +275,14 @@ class Memory[C: Context]:
     async def _checked(self, scope: Scope, known: _Remembered[C] | None) -> _Remembered[C]:
         await self._saved(scope)
         now = time.monotonic()
-        state = await hold.read_state(self._store.fetch, self._store.subscriber, scope)
+        state = await hold.read_state(self._store.by_index, self._store.subscriber, scope)
         if known is None or (known.version, len(known.held)) != (state.version, state.held):
             return await self._rebuild(scope, state, now)
         known.checked = now
         return known
 
     async def _rebuild(self, scope: Scope, state: ScopeState, now: float) -> _Remembered[C]:
-        fetch, subscriber = self._store.fetch, self._store.subscriber
+        fetch, subscriber = self._store.by_index, self._store.subscriber
         held = await hold.read_held(fetch, subscriber, scope)
         covered = await hold.read_covered(fetch, scope, self._settings.context_recent)
         # What is of no known shape any more is not seen, and goes with the next action.
@@ -304,7 +304,7 @@ class Memory[C: Context]:
         await self._saved(scope)
         keep = int(self._settings.context_max_events * KEPT_SHARE)
         released, version = await hold.release_excess(
-            self._store.fetch, self._store.subscriber, scope, keep
+            self._store.by_index, self._store.subscriber, scope, keep
         )
         if not released:
             return
@@ -324,8 +324,3 @@ class Memory[C: Context]:
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(away))
-
-
-def _claimed(tokens: tuple[Token, ...]) -> float:
-    """Return when the last of these was claimed: nothing that came before can be missing."""
-    return max((token.claimed for token in tokens), default=time.monotonic())

@@ -41,6 +41,9 @@ def configure_observability(settings: Settings) -> None:
         service_version=settings.version,
         environment=settings.environment,
         console=False if as_json else console,
+        min_level=LEVELS[
+            settings.log_level
+        ],  # what is below costs nothing, the traces of decisions too
         additional_span_processors=[SimpleSpanProcessor(JsonLines())] if as_json else None,
         inspect_arguments=False,
         distributed_tracing=True,  # a caller's trace goes on here

@@ -15,8 +15,6 @@ class Token(NamedTuple):
     fence: int
     alone: bool = False
     """Nothing else is in this worker's hand, because a worker died holding this event."""
-    claimed: float = 0.0
-    """When it was claimed, on this process's monotonic clock."""
 
 
 # The rows are found by ctid: a join back by key makes the planner sort or scan the table when its
@@ -36,7 +34,7 @@ WITH picked AS (
 ), claimed AS (
     UPDATE deliveries d
        SET due_at = now() + $3::float8 * interval '1 second',
-           attempts = attempts + 1, fence = nextval('delivery_fences'), lease = 'shared'
+           attempts = attempts + 1, fence = (SELECT nextval('delivery_fences')), lease = 'shared'
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
     RETURNING d.seq, d.fence
 )

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
+import logfire
 
 from ..database import DATABASE_AWAY, Row
 
@@ -27,11 +28,16 @@ class Lane:
         self._turn = asyncio.Lock()  # a connection runs one statement at a time
 
     async def fetch(self, sql: str, /, *args: object) -> Sequence[Row]:
-        """Run one statement, in a transaction of its own, and return its rows."""
+        """Run one statement, in a transaction of its own, and return its rows.
+
+        No span tells of it: tracing a statement takes longer than running it, and it belongs to
+        many callers, who have spans of their own.
+        """
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connect()
-            return await self._connection.fetch(sql, *args)
+            with logfire.suppress_instrumentation():
+                return await self._connection.fetch(sql, *args)
 
     async def close(self) -> None:
         """Close the connection once what runs on it is done."""

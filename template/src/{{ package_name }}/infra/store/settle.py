@@ -1,6 +1,6 @@
 """Settling deliveries: handled, failed, or held. Each statement names the fence that it acts under."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,13 +76,13 @@ class Settler:
         self._acks = SharedFlush[tuple[Token, ...], list[Token]](self._flush_acks)
         self._holds = SharedFlush[Hold, list[Token]](self._flush_holds)
 
-    async def ack(self, tokens: tuple[Token, ...]) -> list[Token]:
-        """Delete what was handled, once the commit is made; return what came too late."""
-        return await self._acks.submit(tokens)
+    def ack(self, tokens: tuple[Token, ...]) -> Awaitable[list[Token]]:
+        """Delete what was handled; the result, after the commit, is what came too late."""
+        return self._acks.submit(tokens)
 
-    async def hold(self, kept: Hold) -> list[Token]:
-        """Keep what a context gathers, once the commit is made; return what came too late."""
-        return await self._holds.submit(kept)
+    def hold(self, kept: Hold) -> Awaitable[list[Token]]:
+        """Keep what a context gathers; the result, after the commit, is what came too late."""
+        return self._holds.submit(kept)
 
     async def close(self) -> None:
         """Wait until everything is committed."""

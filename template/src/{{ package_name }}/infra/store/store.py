@@ -56,7 +56,9 @@ class EventStore:
         )
         self._clock = Clock()
         self._wake = Wake(self.fetch, lambda: database.connect(self.settings))
-        self._lanes = {work: self._lane() for work in ("publish", "settle")}
+        self._lanes = {work: self._lane() for work in ("publish", "settle", "memory")}
+        self.by_index: Fetch = self._lanes["memory"].fetch
+        """Runs a statement that has an index on one of the store's own connections."""
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
         self._settler = Settler(self._lanes["settle"], subscriber)
         self._subscriptions: set[Subscription] = set()

@@ -27,6 +27,7 @@ from .settle import Backoff
 from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
+CLAIM_MOST = 100  # at a time, so that the server claims while we handle the last ones
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
 
@@ -42,14 +43,13 @@ class Clock:
 
 
 class Claimed(NamedTuple):
-    """What a claim took, and when it asked, on this process's monotonic clock."""
+    """What a claim took."""
 
     rows: Sequence[Row]
     alone: bool
-    at: float
 
 
-NOTHING = Claimed((), alone=False, at=0.0)
+NOTHING = Claimed((), alone=False)
 
 
 class Owed(NamedTuple):
@@ -154,11 +154,11 @@ class Subscription:
             if await claim.any_orphaned(self._lane.fetch, who, types):
                 return await self._claim_orphan(now)
             self._next_recovery = now + self._fallback
-        free = self._owed.batch_size - len(self._in_hand)
+        free = min(CLAIM_MOST, self._owed.batch_size - len(self._in_hand))
         if free <= 0:
             return NOTHING
         rows = await claim.claim(self._lane.fetch, who, free, self._lease, types)
-        return Claimed(rows, alone=False, at=now)
+        return Claimed(rows, alone=False)
 
     async def _claim_orphan(self, now: float) -> Claimed:
         if self._in_hand:
@@ -172,14 +172,14 @@ class Subscription:
         )
         if not rows:  # another worker was faster, or it is of a type that we do not take
             self._next_recovery = now + self._fallback
-        return Claimed(rows, alone=True, at=now)
+        return Claimed(rows, alone=True)
 
     async def _take(self, claimed: Claimed) -> list[tuple[Event, Token]]:
         """Put claimed rows in hand; what no longer validates is dead-lettered on the spot."""
         self._clock.set(claimed.rows[0]["now"].timestamp())
         taken: list[tuple[Event, Token]] = []
         for row in claimed.rows:
-            token = Token(row["seq"], row["fence"], claimed.alone, claimed.at)
+            token = Token(row["seq"], row["fence"], claimed.alone)
             try:
                 taken.append((decode(row), token))
             except ValidationError as error:
