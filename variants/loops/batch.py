@@ -48,19 +48,16 @@ async def run_agent_loop(
     async def decide(ctx: DecisionContext, batch: Batch) -> None:
         kept: list[Token] = []
         for event, token in batch.items:
-            passed = relevant(event, ctx)
-            logfire.debug("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
-            if passed:
+            if relevant(event, ctx):
                 ctx.add(event)
                 kept.append(token)
-        logfire.debug("context {size}", size=len(ctx.events), scope=ctx.scope)
         if kept:
             await evaluate(ctx, kept)
         await store.ack(*(token for _, token in batch.items if token not in kept))
 
     async def evaluate(ctx: DecisionContext, kept: list[Token]) -> None:
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.debug("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        logfire.debug("decided {fired}", fired=output is not None, size=len(ctx.events))
         if output is None:
             await memory.hold(ctx, *kept)
         else:

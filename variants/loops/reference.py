@@ -29,15 +29,13 @@ async def run_agent_loop(
     memory = Memory(store, locks, DecisionContext.restore, on_action)
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
-        passed = relevant(event, ctx)
-        logfire.debug("filter {passed}", passed=passed, event_id=event.id, scope=ctx.scope)
-        if not passed:
-            await memory.skip(token)
+        if not relevant(event, ctx):
+            logfire.debug("filtered out")
+            memory.skip(token)
             return
         ctx.add(event)
-        logfire.debug("context {size}", size=len(ctx.events), event_id=event.id, scope=ctx.scope)
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.debug("trigger {fired}", fired=output is not None, scope=ctx.scope)
+        logfire.debug("decided {fired}", fired=output is not None, size=len(ctx.events))
         if output is None:
             await memory.hold(ctx, token)
         else:

@@ -1,12 +1,12 @@
 """Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
 
-import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import asyncpg
+from pydantic_core import to_json as to_json_bytes
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -151,7 +151,7 @@ async def check_database(settings: Settings) -> None:
 
 def to_json(value: object) -> str:
     """Write a value for a `jsonb` parameter."""
-    return json.dumps(value, separators=(",", ":"))
+    return to_json_bytes(value).decode()
 
 
 def _server_settings() -> dict[str, str]:

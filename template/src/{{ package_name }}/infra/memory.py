@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 from uuid import NAMESPACE_OID, uuid5
 
@@ -29,6 +30,7 @@ from .store import EventStore, ScopeMoved, Token, hold, settle
 from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
+from .store.settle import Hold
 
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
@@ -94,8 +96,7 @@ class Memory[C: Context]:
         self._on_action = on_action
         self._settings = store.settings
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
-        self._saving: dict[Scope, set[asyncio.Task[None]]] = {}
-        self._skipping: set[asyncio.Task[None]] = set()
+        self._settling: dict[Scope, set[asyncio.Future[bool]]] = {}
 
     @asynccontextmanager
     async def settling(self, *tokens: Token) -> AsyncGenerator[None]:
@@ -140,9 +141,7 @@ class Memory[C: Context]:
         """Return the id that the next action of this context will have, the same on every retry."""
         first = context.events[0].id if context.events else ""
         version = self._cache[context.scope].version
-        return str(
-            uuid5(NAMESPACE_OID, f"{self._store.subscriber}/{context.scope}/{version}/{first}")
-        )
+        return _action_id(f"{self._store.subscriber}/{context.scope}/{version}/{first}")
 
     async def hold(self, context: C, *tokens: Token) -> None:
         """Keep events in the context's scope, with its notes: the trigger wants more.
@@ -156,61 +155,47 @@ class Memory[C: Context]:
         changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
-        saving = self._start_saving(context.scope, tokens, changed)
+        saving = self._store.settler.hold(Hold(context.scope, tokens, changed))
+        self._settle_later(context.scope, tokens, saving)
         if self._locks.across_processes:
-            await saving  # whoever has the lock next looks at the database
+            await self._saved(context.scope)  # whoever has the lock next looks at the database
         if len(known.held) > self._settings.context_max_events:
-            await self._release_excess(context.scope, known)
+            self._release_excess(context, known)
 
-    async def skip(self, *tokens: Token) -> None:
+    def skip(self, *tokens: Token) -> None:
         """Let go of events that the filter did not let in; the next decision need not wait for it."""
-        skipping = asyncio.create_task(self._skip(tokens))
-        self._skipping.add(skipping)
-        skipping.add_done_callback(self._skipping.discard)
+        self._settle_later("", tokens, self._store.settler.ack(tokens))
 
     async def flush(self) -> None:
         """Wait until the database has all that was held and skipped so far."""
-        under_way = [*self._skipping, *(task for some in self._saving.values() for task in some)]
-        if under_way:
-            await asyncio.wait(under_way)
+        for scope in list(self._settling):
+            await self._saved(scope)
 
-    def _start_saving(
-        self, scope: Scope, tokens: tuple[Token, ...], scratch: str | None
-    ) -> "asyncio.Task[None]":
-        saving = asyncio.create_task(self._save(scope, tokens, scratch))
-        under_way = self._saving.setdefault(scope, set())
-        under_way.add(saving)
+    def _settle_later(
+        self, scope: Scope, tokens: tuple[Token, ...], settling: asyncio.Future[bool]
+    ) -> None:
+        """See to it that a commit which nobody waits for is not forgotten if it fails."""
+        under_way = self._settling.setdefault(scope, set())
+        under_way.add(settling)
 
         def done(_: object) -> None:
-            under_way.discard(saving)
-            if not under_way and self._saving.get(scope) is under_way:
-                del self._saving[scope]
+            under_way.discard(settling)
+            if not under_way:
+                self._settling.pop(scope, None)
+            if error := settling.exception():
+                # Not renewed any more, so the lease runs out and the events come again.
+                self._store.settled(*tokens)
+                logfire.warn("Events were not settled: {error}", error=repr(error))
+            if error or not settling.result():
+                self._cache.pop(scope, None)
 
-        saving.add_done_callback(done)
-        return saving
+        settling.add_done_callback(done)
 
     async def _saved(self, scope: Scope) -> None:
         """Wait until the database has everything that the scope's context holds."""
-        if under_way := self._saving.get(scope):
+        while under_way := self._settling.get(scope):
             await asyncio.wait(under_way)
-
-    async def _save(self, scope: Scope, tokens: tuple[Token, ...], scratch: str | None) -> None:
-        try:
-            ours = await self._store.hold(scope, *tokens, scratch=scratch)
-        except Exception as error:
-            # Not renewed any more, so the lease runs out and the events come again.
-            self._store.settled(*tokens)
-            logfire.warn("Events were not held: {error}", error=repr(error), _exc_info=error)
-            ours = False
-        if not ours:
-            self._cache.pop(scope, None)
-
-    async def _skip(self, tokens: tuple[Token, ...]) -> None:
-        try:
-            await self._store.ack(*tokens)
-        except Exception as error:
-            self._store.settled(*tokens)
-            logfire.warn("Events were not let go: {error}", error=repr(error), _exc_info=error)
+            await asyncio.sleep(0)
 
     async def act(self, context: C, *tokens: Token, trigger: str, output: object) -> ActionEvent:
         """Act on everything in the context, exactly once in the database, and clear it.
@@ -299,20 +284,19 @@ class Memory[C: Context]:
         tokens = {row["seq"]: Token(row["seq"], row["fence"]) for row in held}
         return _Remembered(context, state.version, tokens, to_json(state.scratch), now)
 
-    async def _release_excess(self, scope: Scope, known: _Remembered[C]) -> None:
+    def _release_excess(self, context: C, known: _Remembered[C]) -> None:
         """Let go of the oldest events, of some at once: it costs a commit and moves the version."""
-        await self._saved(scope)
-        keep = int(self._settings.context_max_events * KEPT_SHARE)
-        released, version = await hold.release_excess(
-            self._store.by_index, self._store.subscriber, scope, keep
-        )
-        if not released:
-            return
-        known.context.drop(released)
-        known.held = {seq: token for seq, token in known.held.items() if seq not in released}
+        excess = len(known.held) - int(self._settings.context_max_events * KEPT_SHARE)
+        released = {seq: known.held.pop(seq) for seq in sorted(known.held)[:excess]}
+        context.drop(set(released))
         known.version += 1
-        if known.version != version:
-            self._cache.pop(scope, None)  # another worker was here: rebuild it
+        tokens = tuple(released.values())
+        releasing = self._release(context.scope, tokens, known.version)
+        self._settle_later(context.scope, tokens, asyncio.ensure_future(releasing))
+
+    async def _release(self, scope: Scope, tokens: tuple[Token, ...], version: int) -> bool:
+        fetch, subscriber = self._store.by_index, self._store.subscriber
+        return await hold.release(fetch, subscriber, scope, tokens) == (len(tokens), version)
 
     async def _nack(self, tokens: tuple[Token, ...], error: Exception) -> None:
         details = "".join(traceback.format_exception(error))
@@ -324,3 +308,8 @@ class Memory[C: Context]:
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(away))
+
+
+@lru_cache(maxsize=1_000)
+def _action_id(decision: str) -> str:
+    return str(uuid5(NAMESPACE_OID, decision))

@@ -4,12 +4,13 @@ An accumulated event is not acknowledged but held: its delivery leaves the claim
 So nothing has to be saved twice, and nothing assumes that events become visible in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
+from .claim import Token, columns
 from .codec import EVENT_COLUMNS, load_json
 
 # `version` moves when events leave the scope, `held` grows when they enter: together they tell
@@ -50,23 +51,18 @@ VALUES ($1, $2, 1, $4::text::jsonb, now())
 RETURNING version, last_action_at
 """
 
-# The oldest of what a scope holds too many of. The version moves, since a count would not show it.
-RELEASE_EXCESS = """
-WITH excess AS (
-    SELECT seq FROM deliveries
-     WHERE subscriber = $1 AND scope = $2 AND held_at IS NOT NULL
-     ORDER BY seq DESC OFFSET $3::bigint
-), released AS (
-    DELETE FROM deliveries d USING excess x
-     WHERE d.subscriber = $1 AND d.seq = x.seq
+# The version moves, since a count that others add to meanwhile would not show what is gone.
+RELEASE = """
+WITH released AS (
+    DELETE FROM deliveries d USING unnest($3::bigint[], $4::bigint[]) AS t (seq, fence)
+     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
     RETURNING d.seq
 ), moved AS (
-    INSERT INTO scopes (subscriber, scope, version)
-    SELECT $1, $2, 1 WHERE EXISTS (SELECT FROM released)
+    INSERT INTO scopes (subscriber, scope, version) VALUES ($1, $2, 1)
         ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
     RETURNING version
 )
-SELECT r.seq, m.version FROM released r, moved m
+SELECT (SELECT count(*) FROM released) AS released, version FROM moved
 """
 
 RELEASE_AGED = """
@@ -130,12 +126,12 @@ async def move(
     return rows[0]
 
 
-async def release_excess(
-    fetch: Fetch, subscriber: str, scope: Scope, keep: int
-) -> tuple[set[int], int]:
-    """Let go of the oldest events beyond `keep`; return their `seq`, and the scope's new version."""
-    rows = await fetch(RELEASE_EXCESS, subscriber, scope, keep)
-    return {row["seq"] for row in rows}, rows[0]["version"] if rows else 0
+async def release(
+    fetch: Fetch, subscriber: str, scope: Scope, tokens: Iterable[Token]
+) -> tuple[int, int]:
+    """Let go of events that a scope holds; return how many were there, and the scope's version."""
+    row = (await fetch(RELEASE, subscriber, scope, *columns(tokens)))[0]
+    return row["released"], row["version"]
 
 
 async def release_aged(fetch: Fetch, subscriber: str, age: Seconds) -> int:

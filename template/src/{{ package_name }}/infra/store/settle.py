@@ -1,6 +1,7 @@
 """Settling deliveries: handled, failed, or held. Each statement names the fence that it acts under."""
 
-from collections.abc import Awaitable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,21 +68,25 @@ class Hold(NamedTuple):
 class Settler:
     """Settles one subscriber's deliveries; what comes in together shares a commit.
 
-    The answers name the tokens that came too late: another worker has those events.
+    After each commit `settled` is told all its tokens, and those among them that came too late:
+    another worker has their events.
     """
 
-    def __init__(self, lane: Lane, subscriber: str) -> None:
+    def __init__(
+        self, lane: Lane, subscriber: str, settled: Callable[[list[Token], list[Token]], None]
+    ) -> None:
         self._lane = lane
         self._subscriber = subscriber
-        self._acks = SharedFlush[tuple[Token, ...], list[Token]](self._flush_acks)
-        self._holds = SharedFlush[Hold, list[Token]](self._flush_holds)
+        self._settled = settled
+        self._acks = SharedFlush[tuple[Token, ...], bool](self._flush_acks)
+        self._holds = SharedFlush[Hold, bool](self._flush_holds)
 
-    def ack(self, tokens: tuple[Token, ...]) -> Awaitable[list[Token]]:
-        """Delete what was handled; the result, after the commit, is what came too late."""
+    def ack(self, tokens: tuple[Token, ...]) -> asyncio.Future[bool]:
+        """Delete what was handled; the result, after the commit, is False if any came too late."""
         return self._acks.submit(tokens)
 
-    def hold(self, kept: Hold) -> Awaitable[list[Token]]:
-        """Keep what a context gathers; the result, after the commit, is what came too late."""
+    def hold(self, kept: Hold) -> asyncio.Future[bool]:
+        """Keep what a context gathers; the result, after the commit, is False if any came too late."""
         return self._holds.submit(kept)
 
     async def close(self) -> None:
@@ -89,25 +94,28 @@ class Settler:
         await self._acks.close()
         await self._holds.close()
 
-    async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[list[Token] | Exception]:
-        tokens = [token for item in batch for token in item]
-        done = await self._lane.fetch(ACK, self._subscriber, *columns(tokens))
-        ours = {(row["seq"], row["fence"]) for row in done}
-        return [[token for token in item if token[:2] not in ours] for item in batch]
+    async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[bool | Exception]:
+        return await self._flush(batch, ACK)
 
-    async def _flush_holds(self, batch: list[Hold]) -> list[list[Token] | Exception]:
-        tokens = [token for item in batch for token in item.tokens]
+    async def _flush_holds(self, batch: list[Hold]) -> list[bool | Exception]:
         notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
-        rows = await self._lane.fetch(
+        return await self._flush(
+            [item.tokens for item in batch],
             HOLD,
-            self._subscriber,
-            *columns(tokens),
             list(notes),
             [item.scratch for item in notes.values()],
             [item.tokens[0].seq for item in notes.values()],
         )
+
+    async def _flush(
+        self, batch: list[tuple[Token, ...]], statement: str, *args: object
+    ) -> list[bool | Exception]:
+        tokens = [token for item in batch for token in item]
+        rows = await self._lane.fetch(statement, self._subscriber, *columns(tokens), *args)
         ours = {(row["seq"], row["fence"]) for row in rows}
-        return [[token for token in item.tokens if token[:2] not in ours] for item in batch]
+        late = [token for token in tokens if token[:2] not in ours]
+        self._settled(tokens, late)
+        return [not late or all(token not in late for token in item) for item in batch]
 
 
 async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:

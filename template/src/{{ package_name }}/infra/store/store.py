@@ -20,7 +20,7 @@ from .claim import Token
 from .lanes import Lane
 from .log import Cursor, Wanted
 from .publish import Publisher, insert_events
-from .settle import Backoff, Hold, Settler
+from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
 
@@ -60,7 +60,7 @@ class EventStore:
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
-        self._settler = Settler(self._lanes["settle"], subscriber)
+        self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
 
     def _lane(self) -> Lane:
@@ -69,7 +69,7 @@ class EventStore:
     async def close(self) -> None:
         """Commit what was accepted, send the last wake-ups and stop listening."""
         await self._publisher.close()
-        await self._settler.close()
+        await self.settler.close()
         await self._wake.close()
         for lane in self._lanes.values():
             await lane.close()
@@ -148,19 +148,7 @@ class EventStore:
         if session is not None:
             done = await settle.ack(fetch_in(session), self.subscriber, tokens)
             return len(done) == len(tokens)
-        late = await self._settler.ack(tokens)
-        self.settled(*tokens)
-        return self._count_stale(late)
-
-    async def hold(self, scope: Scope, *tokens: Token, scratch: str | None = None) -> bool:
-        """Keep deliveries for their scope's working memory; False if any was no longer ours.
-
-        `scratch` is the JSON of the scope's notes, if those changed. Returns after the commit,
-        which calls that come together share.
-        """
-        late = await self._settler.hold(Hold(scope, tokens, scratch))
-        self.settled(*tokens)
-        return self._count_stale(late)
+        return await self.settler.ack(tokens)
 
     async def nack(
         self, token: Token, error: str | None = None, traceback: str | None = None
@@ -172,10 +160,10 @@ class EventStore:
         dead = await settle.nack(
             self.fetch, self.subscriber, token, error or "no reason given", traceback, self._backoff
         )
-        self.settled(token)
+        self._after_commit([token], [token] if dead is None else [])
         if dead:
             logfire.error("Event at {seq} was dead-lettered: {error}", seq=token.seq, error=error)
-        return self._count_stale([token] if dead is None else [])
+        return dead is not None
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
@@ -191,12 +179,12 @@ class EventStore:
         """Wake subscribers after a commit that the store did not make itself."""
         self._wake.announce()
 
-    def _count_stale(self, late: list[Token]) -> bool:
+    def _after_commit(self, tokens: list[Token], late: list[Token]) -> None:
+        self.settled(*tokens)
         if late:
             self.stale += len(late)
             seqs = [token.seq for token in late]
             logfire.warn("Settled too late, another worker has them: {seqs}", seqs=seqs)
-        return not late
 
     async def add_subscription(
         self, types: list[str] | None = None, *, since: datetime | None = None
