@@ -21,7 +21,7 @@ REPLAY = f"""
 SELECT {EVENT_COLUMNS}
   FROM events e
  WHERE e.timestamp >= $1
-   AND ($2::timestamptz IS NULL OR e.timestamp <= $2)
+   AND e.timestamp <= coalesce($2::timestamptz, 'infinity')
    AND ($3::text[] IS NULL OR e.type = ANY ($3))
    AND ($4::text IS NULL OR e.scope = $4)
  ORDER BY e.timestamp, e.seq
