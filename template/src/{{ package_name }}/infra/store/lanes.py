@@ -6,15 +6,19 @@ the commit that covers it.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 import logfire
 
+from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Row
 
 FLUSH_MOST = 1_000  # items a statement: beyond it, waiting costs more than sharing saves
+
+CLOSE_TIMEOUT: Seconds = 2.0  # a server that does not say goodbye is left without
 
 type Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -43,7 +47,8 @@ class Lane:
         """Close the connection once what runs on it is done."""
         async with self._turn:
             if self._connection is not None:
-                await self._connection.close()
+                with contextlib.suppress(*DATABASE_AWAY):  # gone already, or it does not answer
+                    await self._connection.close(timeout=CLOSE_TIMEOUT)
                 self._connection = None
 
 
