@@ -21,6 +21,7 @@ from ..core.types import Seconds
 CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
 IDLE_TRANSACTION_LIMIT: Seconds = 60.0  # a forgotten transaction would hold back VACUUM and cursors
 
+# What the planner knows of a queue is always out of date: it must not choose by that.
 BY_INDEX = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -117,8 +118,7 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
 async def connect(settings: Settings) -> asyncpg.Connection:
     """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
 
-    A queue's statistics are always stale, so statements that were written for an index must get it:
-    here the planner is told to make one plan and to take indexes in order.
+    Statements here were written for an index and get it, by one plan for all their parameters.
     """
     return await asyncpg.connect(
         settings.listen_dsn,

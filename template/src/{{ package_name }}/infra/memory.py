@@ -1,7 +1,7 @@
 """Working memories: one context a scope, under its lock, saved as deliveries that it holds.
 
-A context is a cache. Before each decision its scope's version is read; a context that another
-worker moved on is rebuilt. What is done with a decision is one transaction, so a crash before its
+A context is a cache. Unless it was compared with the database a moment ago, its scope's version is
+read before a decision; a context that another worker moved on is rebuilt. What is done with a decision is one transaction, so a crash before its
 commit only means that the decision is taken again.
 """
 

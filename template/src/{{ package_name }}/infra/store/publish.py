@@ -77,7 +77,7 @@ class Publisher:
         first = {sent.row.id: sent for sent in reversed(batch)}  # of an id that comes twice
         accepted = await _insert(self._lane.fetch, list(first.values()))
         known = [s for s in batch if s.row.id not in accepted or first[s.row.id] is not s]
-        conflicts = await _conflicts(self._lane.fetch, known) if known else {}
+        conflicts = await _conflicts(self._lane.fetch, known)
         return [
             conflicts.get(id(sent)) or (sent.row.id in accepted and first[sent.row.id] is sent)
             for sent in batch
@@ -123,8 +123,8 @@ async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
     # Of two with one id in a chunk, either may be the one that was inserted: both are compared.
     once = len({sent.row.id for sent in chunk}) == len(chunk)
     known = [sent for sent in chunk if not once or sent.row.id not in accepted]
-    for conflict in (await _conflicts(fetch, known) if known else {}).values():
-        raise conflict
+    if conflicts := await _conflicts(fetch, known):
+        raise next(iter(conflicts.values()))
     return len(accepted)
 
 
@@ -135,6 +135,8 @@ async def _insert(fetch: Fetch, batch: Sequence[Sent]) -> set[str]:
 
 async def _conflicts(fetch: Fetch, known: list[Sent]) -> dict[int, EventConflict]:
     """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
+    if not known:
+        return {}
     ids = list({sent.row.id for sent in known})
     stored = {row["id"]: row for row in await fetch(KNOWN, ids)}
     return {
