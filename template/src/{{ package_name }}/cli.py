@@ -73,7 +73,7 @@ def worker() -> None:
     """Run the agent alone; start as many of these as you like."""
     settings = get_settings()
     require_url(settings)
-    asyncio.run(run_worker(settings))
+    run_worker(settings)
 
 
 @app.command()

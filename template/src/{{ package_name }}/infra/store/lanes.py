@@ -81,6 +81,8 @@ class SharedFlush[Item, Result]:
 
     async def _flush_all(self) -> None:
         while self._waiting:
+            # Who got a result just now may have more to send: let that share this commit.
+            await asyncio.sleep(0)
             count = min(FLUSH_MOST, len(self._waiting))
             await self._flush_some([self._waiting.popleft() for _ in range(count)])
 
@@ -88,7 +90,8 @@ class SharedFlush[Item, Result]:
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:
-            if len(batch) > 1 and not isinstance(error, DATABASE_AWAY):
+            away = isinstance(error, DATABASE_AWAY) and not isinstance(error, ValueError)
+            if len(batch) > 1 and not away:  # a ValueError: asyncpg cannot encode one of them
                 for each in batch:
                     await self._flush_some([each])
                 return

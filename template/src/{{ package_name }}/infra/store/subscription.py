@@ -28,6 +28,7 @@ from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
 CLAIM_MOST = 100  # at a time, so that the server claims while we handle the last ones
+CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
 
@@ -81,6 +82,8 @@ class Subscription:
         self._in_hand: dict[int, Token] = {}
         self._changed = asyncio.Event()
         self._next_recovery = 0.0
+        self._ahead = False
+        """Whether the next claim is made while the last one's events are still being yielded."""
         self._stopping = False
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
@@ -91,23 +94,27 @@ class Subscription:
         """
         self._changed = self._wake.subscribe()
         renewing = asyncio.create_task(self._renew())
+        claiming = asyncio.create_task(self._next_batch())
         among.add(self)
         try:
-            while not self._stopping:
-                batch = await self._next_batch()
+            while batch := await asyncio.shield(claiming):
+                self._ahead = True
+                claiming = asyncio.create_task(self._next_batch())  # while these are handled
                 for place, pair in enumerate(batch):
                     if self._stopping:
                         await self._hand_back(token for _, token in batch[place:])
                         break
                     yield pair
+                self._ahead = False
+                self._changed.set()
             while self._in_hand:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
+            self.stop()
             renewing.cancel()
             self._wake.unsubscribe(self._changed)
-            await asyncio.shield(self._hand_back(self._in_hand.values()))
-            await self._lane.close()
+            await asyncio.shield(self._close(claiming))
             among.discard(self)
 
     def stop(self) -> None:
@@ -135,12 +142,12 @@ class Subscription:
                     claimed = await self._claim()
                     if not claimed.rows:
                         await self._sleep()
-                if claimed.rows:
-                    return await self._take(claimed)
+                if claimed.rows and (taken := await self._take(claimed)):
+                    return taken
                 pause = 0.1
             except DATABASE_AWAY as error:
                 logfire.warn("The queue cannot be read: {error}", error=repr(error))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
+                await self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
                 pause = min(pause * 2, LONGEST_PAUSE)
         return []
 
@@ -154,11 +161,16 @@ class Subscription:
             if await claim.any_orphaned(self._lane.fetch, who, types):
                 return await self._claim_orphan(now)
             self._next_recovery = now + self._fallback
-        free = min(CLAIM_MOST, self._owed.batch_size - len(self._in_hand))
-        if free <= 0:
+        if not (room := self._room()):
             return NOTHING
-        rows = await claim.claim(self._lane.fetch, who, free, self._lease, types)
+        rows = await claim.claim(self._lane.fetch, who, room, self._lease, types)
         return Claimed(rows, alone=False)
+
+    def _room(self) -> int:
+        """Return how many to claim now; none while few could be and some are still to be yielded."""
+        most = min(CLAIM_MOST, self._owed.batch_size)
+        room = min(most, self._owed.batch_size - len(self._in_hand))
+        return 0 if self._ahead and room < most / 2 else room
 
     async def _claim_orphan(self, now: float) -> Claimed:
         if self._in_hand:
@@ -202,10 +214,14 @@ class Subscription:
     async def _sleep(self) -> None:
         """Wait for a wake-up, for capacity, for the next retry to fall due, or for the fallback."""
         longest = self._fallback * random.uniform(0.75, 1.25)  # noqa: S311 - only jitter
-        if len(self._in_hand) < self._owed.batch_size:
+        if self._room():
             due = await claim.next_due(self._lane.fetch, self._owed.subscriber)
             # What is due already and was not claimed is of another type, or in other hands.
             longest = min(longest, due) if due is not None and due > 0 else longest
+        await self._pause(longest)
+
+    async def _pause(self, longest: Seconds) -> None:
+        """Wait until something changed, or for so long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), longest)
 
@@ -222,6 +238,14 @@ class Subscription:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
                 continue
             self.settled(token for token in held if token.seq not in ours)
+
+    async def _close(self, claiming: "asyncio.Task[list[tuple[Event, Token]]]") -> None:
+        """Hand back what is in hand, and what a claim that is under way still brings."""
+        await asyncio.wait([claiming], timeout=CLAIM_TIMEOUT)
+        claiming.cancel()  # the server is silent: the leases run out
+        await asyncio.wait([claiming])
+        await self._hand_back(self._in_hand.values())
+        await self._lane.close()
 
     async def _hand_back(self, unsettled: Iterable[Token]) -> None:
         tokens = list(unsettled)

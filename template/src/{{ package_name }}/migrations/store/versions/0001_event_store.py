@@ -23,9 +23,8 @@ UPGRADE = (
     )
     """,
     "CREATE INDEX events_by_time ON events (timestamp, seq)",
-    "CREATE INDEX events_by_type ON events (type, seq)",
     "CREATE INDEX events_by_commit ON events (tx, seq)",
-    "CREATE INDEX events_by_scope ON events (scope, recorded_at)",
+    "CREATE INDEX events_of_action ON events (scope, recorded_at) WHERE type = 'agent.action'",
     "CREATE SEQUENCE delivery_fences",
     """
     CREATE TABLE deliveries (
