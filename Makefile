@@ -1,7 +1,7 @@
 # Everything runs in this repository's own folders: .tools/ has uv, .venv/ what uv installs, build/ what is rendered.
 .DEFAULT_GOAL := help
 UV := .tools/bin/uv
-.PHONY: help demo test test-quick lint render clean
+.PHONY: help demo test test-quick bench lint render clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ test: .tools/ready  ## Check everything: this repository and the projects that i
 
 test-quick: .tools/ready  ## Check questions and rendering only
 	$(UV) run --quiet pytest --ignore tests/test_projects.py
+
+bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows options
+	@$(UV) run --quiet --project build/my-agent --with-requirements benchmarks/requirements.txt \
+		python -m benchmarks $(ARGS)
 
 lint: .tools/ready  ## Format and lint this repository's own code
 	$(UV) run --quiet ruff format

@@ -7,6 +7,7 @@ are tested once, all in one environment; the types of all are checked in two run
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,6 +46,8 @@ PROJECTS: dict[str, dict[str, str]] = {
     },
     "longest names": {"project_name": "A" * 39 + "z", "package_name": "a" * 30},
 }
+STORE = "store"  # the defaults, with the trials of the store that only this repository needs
+TRIALS = ("test_losing_nothing.py", "test_model.py", "test_plans.py")
 QUICK = ["-m", "not crash"]  # enough where only names or events differ
 
 
@@ -60,6 +63,11 @@ def projects(template: Path) -> dict[str, Path]:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(make, PROJECTS))
+    paths[STORE] = home / STORE
+    shutil.rmtree(paths[STORE], ignore_errors=True)
+    shutil.copytree(paths["defaults"], paths[STORE])
+    shutil.copytree(REPOSITORY / "tests" / "store", paths[STORE] / "tests", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "benchmarks", paths[STORE] / "benchmarks")
     return paths
 
 
@@ -67,6 +75,13 @@ def projects(template: Path) -> dict[str, Path]:
 def environment(projects: dict[str, Path]) -> Path:
     """One environment with what any of the projects needs, as the one with Redis does."""
     sync(projects["locks=redis"], SHARED)
+    more = [
+        part
+        for folder in ("benchmarks", "tests/store")
+        for part in ("-r", REPOSITORY / folder / "requirements.txt")
+    ]
+    install = [UV, "pip", "install", "--quiet", "--python", SHARED / "bin" / "python", *more]
+    subprocess.run(install, check=True, capture_output=True, text=True)
     return SHARED
 
 
@@ -116,7 +131,8 @@ def tested(
         code = code_of(project)
         if code not in by_code:
             quick = QUICK if name.startswith(("event_types", "longest")) else []
-            by_code[code] = pool.submit(run_tests, project, environment, *quick)
+            options = [f"tests/{trial}" for trial in TRIALS] if name == STORE else quick
+            by_code[code] = pool.submit(run_tests, project, environment, *options)
         runs[name] = by_code[code]
     yield runs
     pool.shutdown(cancel_futures=True)
@@ -147,7 +163,8 @@ def test_the_types_of_all_projects_hold(
         "include": [
             f"{path.name}/{part}"
             for path in distinct.values()
-            for part in ("src", "tests", "scripts")
+            for part in ("src", "tests", "scripts", "benchmarks")
+            if (path / part).exists()
         ],
         "executionEnvironments": [
             {"root": path.name, "extraPaths": [f"{path.name}/src"], "pythonVersion": "3.12"}
@@ -162,7 +179,9 @@ def test_the_types_of_all_projects_hold(
     assert checked.returncode == 0, checked.stdout[-5000:]
 
 
-@pytest.mark.parametrize("name", [name for name in PROJECTS if name != "python_version=3.13"])
+@pytest.mark.parametrize(
+    "name", [STORE, *(name for name in PROJECTS if name != "python_version=3.13")]
+)
 def test_a_projects_own_tests_pass(
     tested: dict[str, "Future[subprocess.CompletedProcess[str]]"], name: str
 ) -> None:

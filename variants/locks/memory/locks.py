@@ -7,6 +7,7 @@ scope's version in the database; run one worker, or choose locks that reach furt
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from ..config import Settings
 from ..core.types import Scope
@@ -26,28 +27,56 @@ class ScopedLocks:
         self._locks: dict[Scope, asyncio.Lock] = {}
         self._wanted: dict[Scope, int] = {}
 
-    @asynccontextmanager
-    async def acquire(self, scope: Scope, *, wait: bool = True) -> AsyncGenerator[None]:
+    def acquire(self, scope: Scope, *, wait: bool = True) -> "Turn":
         """Hold the scope's lock for the block.
 
         Raises:
             ScopeBusy: with `wait=False`, somebody else holds it.
         """
+        return Turn(self, scope, wait)
+
+    async def take(self, scope: Scope, wait: bool) -> None:
+        """Take the lock; whoever does gives it back."""
         if not wait and self.is_locked(scope):
             raise ScopeBusy(f"scope {scope!r} is being handled")
         lock = self._locks.setdefault(scope, asyncio.Lock())
         self._wanted[scope] = self._wanted.get(scope, 0) + 1
         try:
-            async with lock:
-                yield
-        finally:
-            self._wanted[scope] -= 1
-            if not self._wanted[scope]:
-                del self._wanted[scope], self._locks[scope]
+            await lock.acquire()
+        except BaseException:
+            self._forget(scope)
+            raise
+
+    def give_back(self, scope: Scope) -> None:
+        """Give the lock to whoever waits for it."""
+        self._locks[scope].release()
+        self._forget(scope)
+
+    def _forget(self, scope: Scope) -> None:
+        self._wanted[scope] -= 1
+        if not self._wanted[scope]:
+            del self._wanted[scope], self._locks[scope]
 
     def is_locked(self, scope: Scope) -> bool:
         """Tell whether somebody holds the scope's lock."""
         return scope in self._locks and self._locks[scope].locked()
+
+
+@dataclass
+class Turn:
+    """The block of `acquire`: a class, since a generator would cost more than most decisions."""
+
+    locks: ScopedLocks
+    scope: Scope
+    wait: bool
+
+    async def __aenter__(self) -> None:
+        """Take the lock."""
+        await self.locks.take(self.scope, self.wait)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it back."""
+        self.locks.give_back(self.scope)
 
 
 @asynccontextmanager

@@ -7,8 +7,9 @@ here needs saving but `scratch`, which travels with the held events.
 from bisect import insort
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cached_property
 
-from pydantic import BaseModel, Field, JsonValue, PrivateAttr
+from pydantic import BaseModel, Field, JsonValue
 
 from .events import Event, utc_now
 from .types import Scope, Seconds
@@ -37,14 +38,20 @@ class DecisionContext(BaseModel):
     created_at: datetime = Field(default_factory=utc_now)
     last_action_at: datetime | None = None
 
-    _ids: set[str] = PrivateAttr(default_factory=set[str])
-    _recent: list[Event] = PrivateAttr(default_factory=list[Event])
-    # A factory: Pydantic would take a plain function for a method.
-    _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
+    # Cached properties, since reading Pydantic's private attributes takes longer than what is done
+    # with them.
 
-    def model_post_init(self, context: object, /) -> None:
-        """Note which events are there."""
-        self._ids = {event.id for event in self.events}
+    @cached_property
+    def _ids(self) -> set[str]:
+        return {event.id for event in self.events}
+
+    @cached_property
+    def _recent(self) -> list[Event]:
+        return []
+
+    @cached_property
+    def _clock(self) -> Callable[[], datetime]:
+        return utc_now
 
     @classmethod
     def restore(

@@ -80,6 +80,24 @@ class _Remembered[C]:
     """When it was last compared with the database, on this process's monotonic clock."""
 
 
+@dataclass
+class Settling:
+    """The block of `Memory.settling`: a class, since a generator would cost more than most decisions."""
+
+    tokens: tuple[Token, ...]
+    settle_failed: Callable[[tuple[Token, ...], Exception], Awaitable[None]]
+
+    async def __aenter__(self) -> None:
+        """Begin the block."""
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        """Settle what failed; what is cancelled is handed back by the subscription."""
+        if not isinstance(error, Exception):
+            return False
+        await self.settle_failed(self.tokens, error)
+        return True
+
+
 class Memory[C: Context]:
     """The contexts of one subscriber in this process."""
 
@@ -98,20 +116,20 @@ class Memory[C: Context]:
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._settling: dict[Scope, set[asyncio.Future[bool]]] = {}
 
-    @asynccontextmanager
-    async def settling(self, *tokens: Token) -> AsyncGenerator[None]:
+    def settling(self, *tokens: Token) -> "Settling":
         """Settle these deliveries as failed if the block fails.
 
         A busy or moved scope hands them back unspent; anything else counts as an attempt, is logged
         with its traceback and retried after a backoff.
         """
-        try:
-            yield
-        except (ScopeBusy, ScopeMoved) as error:
+        return Settling(tokens, self._settle_failed)
+
+    async def _settle_failed(self, tokens: tuple[Token, ...], error: Exception) -> None:
+        if isinstance(error, ScopeBusy | ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self._store.hand_back(*tokens, delay=BUSY_DELAY)
-        except Exception as error:
-            logfire.exception("Decision failed: {error}", error=repr(error))
+        else:
+            logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
             await self._nack(tokens, error)
 
     @asynccontextmanager

@@ -41,7 +41,7 @@ RETURNING d.seq
 PRUNE = """
 DELETE FROM events WHERE seq IN (
     SELECT e.seq FROM events e
-     WHERE e.recorded_at < now() - $1::float8 * interval '1 second'
+     WHERE e.recorded_at < now() - $1::float8 * interval '1 second' AND e.seq > $3
        AND NOT EXISTS (SELECT FROM deliveries d WHERE d.seq = e.seq)
      ORDER BY e.seq
      LIMIT $2)
@@ -143,8 +143,10 @@ async def purge_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int
 
 async def prune(fetch: Fetch, older_than: Seconds) -> AsyncIterator[int]:
     """Delete from the log what is old and owed to nobody; yield the count of each chunk."""
-    while count := len(await fetch(PRUNE, older_than, PRUNE_CHUNK)):
-        yield count
+    done = 0  # what lies behind need not be looked at again
+    while rows := await fetch(PRUNE, older_than, PRUNE_CHUNK, done):
+        done = max(row["seq"] for row in rows)
+        yield len(rows)
 
 
 async def stats(fetch: Fetch) -> list[QueueStats]:

@@ -35,7 +35,8 @@ WITH held AS (
     UPDATE deliveries d
        SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
       FROM unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
-     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence AND d.lease IS NOT NULL
+     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+       AND coalesce(d.lease, '') <> ''
     RETURNING d.seq, d.fence
 ), noted AS (
     INSERT INTO scopes (subscriber, scope, scratch)

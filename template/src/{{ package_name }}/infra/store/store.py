@@ -56,9 +56,10 @@ class EventStore:
         )
         self._clock = Clock()
         self._wake = Wake(self.fetch, lambda: database.connect(self.settings))
-        self._lanes = {work: self._lane() for work in ("publish", "settle", "memory")}
+        self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
+        self._read_log: Fetch = self._lanes["log"].fetch
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
@@ -129,7 +130,7 @@ class EventStore:
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
         subscription = Subscription(
-            self._lane(), self.fetch, self._wake, self._clock, owed, self.settings
+            self._lane(), self.by_index, self._wake, self._clock, owed, self.settings
         )
         return subscription.events(self._subscriptions)
 
@@ -158,7 +159,12 @@ class EventStore:
         Returns False if it was no longer ours.
         """
         dead = await settle.nack(
-            self.fetch, self.subscriber, token, error or "no reason given", traceback, self._backoff
+            self.by_index,
+            self.subscriber,
+            token,
+            error or "no reason given",
+            traceback,
+            self._backoff,
         )
         self._after_commit([token], [token] if dead is None else [])
         if dead:
@@ -167,7 +173,7 @@ class EventStore:
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
-        await claim.hand_back(self.fetch, self.subscriber, tokens, delay)
+        await claim.hand_back(self.by_index, self.subscriber, tokens, delay)
         self.settled(*tokens)
 
     def settled(self, *tokens: Token) -> None:
@@ -232,22 +238,22 @@ class EventStore:
         """
         wanted = Wanted(event_types, scope)
         async with self.waking() as changed:
-            following = log.follow(self.fetch, after, wanted, changed, self.settings)
+            following = log.follow(self._read_log, after, wanted, changed, self.settings)
             async with aclosing(following) as found:
                 async for pair in found:
                     yield pair
 
     async def end(self) -> Cursor:
         """Return the cursor from which `follow` yields what commits from now on."""
-        return await log.horizon(self.fetch)
+        return await log.horizon(self._read_log)
 
     async def read_since(
         self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
     ) -> AsyncGenerator[tuple[Cursor, Event]]:
         """Yield what the log has after a cursor, up to now."""
-        stable = await log.horizon(self.fetch)
+        stable = await log.horizon(self._read_log)
         wanted = Wanted(event_types, scope)
-        async for place, event in log.read_all_after(self.fetch, cursor, wanted):
+        async for place, event in log.read_all_after(self._read_log, cursor, wanted):
             yield min(place, stable), event
 
     @asynccontextmanager
@@ -261,7 +267,7 @@ class EventStore:
 
     async def find(self, event_id: str) -> Event | None:
         """Return one event of the log."""
-        return await log.find(self.fetch, event_id)
+        return await log.find(self._read_log, event_id)
 
     async def page(
         self,
@@ -272,7 +278,7 @@ class EventStore:
         limit: int = 100,
     ) -> list[Event]:
         """Return the newest events with a `seq` below `before`, newest first."""
-        return await log.page(self.fetch, Wanted(event_types, scope), before, limit)
+        return await log.page(self._read_log, Wanted(event_types, scope), before, limit)
 
     # Looking after the queue
 

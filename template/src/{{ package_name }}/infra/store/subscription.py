@@ -27,7 +27,7 @@ from .settle import Backoff
 from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
-CLAIM_MOST = 100  # at a time, so that the server claims while we handle the last ones
+CLAIM_MOST = 250  # at a time, so that the server claims while we handle the last ones
 CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 

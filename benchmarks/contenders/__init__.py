@@ -1,0 +1,10 @@
+"""Who is measured: one module each, and in it one function for each kind of work that it can do.
+
+Every function gets the URL of a fresh database of its own and a number of events. It sets up what
+it needs, waits at the gate, works, and returns an `Outcome`.
+"""
+
+PAYLOAD = {"service": "billing", "message": "connection refused"}
+"""What every event carries, with whatever else a contender needs."""
+
+SPEAK_EVERY = 1 / 50  # seconds between two events where latency is measured

@@ -1,0 +1,68 @@
+"""The starting gate: every measured process gets ready, and all start when the word is given."""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process measured. Times are of the machine's steady clock, in seconds."""
+
+    start: float
+    end: float
+    count: int
+    """How many events it published or handled."""
+    seen: dict[str, float] = field(default_factory=dict[str, float])
+    """When each event was sent or handled, where that is asked for."""
+    peak_mb: float = 0.0
+    """The most memory that the process ever had."""
+
+    def report(self) -> None:
+        """Tell the process that started this one."""
+        print(json.dumps(asdict(self)), flush=True)
+
+
+@dataclass
+class Progress:
+    """How far a drain has come, timed from its first event: by then everybody's connections are open."""
+
+    total: int
+    handled: int = 0
+    start: float = 0.0
+    end: float = 0.0
+
+    def begin(self) -> None:
+        """Note that an event is handed to its handler."""
+        if not self.start:
+            self.start = time.monotonic()
+
+    def finish(self, count: int = 1) -> bool:
+        """Note that so many are done for good; True if those were the last."""
+        self.handled += count
+        if self.handled == self.total:
+            self.end = time.monotonic()
+        return self.handled == self.total
+
+    def outcome(self, peak_mb: float = 0.0) -> Outcome:
+        """Return what came of it."""
+        return Outcome(self.start, self.end, self.handled, peak_mb=peak_mb)
+
+
+async def gate() -> float:
+    """Say that this process is ready, wait for the others, and return the time of the start.
+
+    What was imported and set up is taken from the garbage collector's sight, for every contender
+    alike: a long-lived process would do so, and it would blur what is compared.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+    print(READY, flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    return time.monotonic()

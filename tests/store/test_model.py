@@ -1,0 +1,282 @@
+"""The store beside a model of it: whatever is done in whatever order, both know the same.
+
+Hypothesis makes up the orders and shrinks one that fails to the shortest that still does.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, assume
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from my_agent.config import Settings
+from my_agent.core.events import Event
+from my_agent.infra.database import open_database
+from my_agent.infra.store import EventStore, Token
+from my_agent.infra.store.claim import claim, claim_orphan
+from my_agent.infra.store.settle import Hold
+from my_agent.migrations import migrate
+
+from .conftest import a_database, failure
+
+LEASE = 3600.0  # nothing runs out by itself: a rule lets time pass
+ATTEMPTS = 3
+WHO = "agent"
+
+
+@dataclass
+class Owed:
+    """What the model knows of one delivery."""
+
+    state: str = "ready"
+    """`ready`, `waiting` for a retry, `leased`, `orphaned`, `held` or `dead`."""
+    attempts: int = 0
+    alone: bool = False
+    token: Token | None = None
+    """The last one that was given out, unless a retry took its word."""
+
+
+@dataclass
+class World:
+    """A store, and a way to call it from code that is not asynchronous."""
+
+    store: EventStore
+    call: Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def world(server_url: str, make_settings: Callable[[str], Settings]) -> Generator[World]:
+    """A store on a database that all the made-up orders share."""
+
+    async def open_store(stack: AsyncExitStack) -> EventStore:
+        settings = make_settings(await stack.enter_async_context(a_database(server_url)))
+        settings = settings.model_copy(update={"event_max_attempts": ATTEMPTS})
+        await migrate(settings)
+        database = await stack.enter_async_context(open_database(settings))
+        store = EventStore(database.sessions, database.pool, settings=settings)
+        stack.push_async_callback(store.close)
+        return store
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        yield World(runner.run(open_store(stack)), runner.run)
+        runner.run(stack.aclose())
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does to the store what workers, producers and operators do, and to the model the same."""
+
+    world: ClassVar[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store, self.call = self.world.store, self.world.call
+        self.events: dict[str, Event] = {}
+        self.owed: dict[str, Owed] = {}
+        self.stale: list[tuple[str, Token]] = []
+        self.query("DELETE FROM deliveries")
+        self.query("DELETE FROM events")
+
+    def query(self, sql: str, *args: object) -> Any:
+        """Run a statement of the test's own."""
+        return self.call(self.store.fetch(sql, *args))
+
+    def any_of(self, data: st.DataObject, *states: str) -> tuple[str, Owed]:
+        """Pick an event that is in one of these states, if there is one."""
+        there = [(name, each) for name, each in self.owed.items() if each.state in states]
+        assume(there)
+        return data.draw(st.sampled_from(there))
+
+    # Producers
+
+    @rule(count=st.integers(1, 4))
+    def publish(self, count: int) -> None:
+        """New events are owed, whether they come in one call or alone."""
+        events = [failure(number) for number in range(count)]
+        if count == 1:
+            assert self.call(self.store.publish(events[0])) is True
+        else:
+            assert self.call(self.store.publish_many(events)) == count
+        for event in events:
+            self.events[event.id], self.owed[event.id] = event, Owed()
+
+    @rule(data=st.data())
+    def publish_again(self, data: st.DataObject) -> None:
+        """An event that is known changes nothing."""
+        assume(self.events)
+        event = data.draw(st.sampled_from(list(self.events.values())))
+        assert self.call(self.store.publish(event)) is False
+
+    # Workers
+
+    @rule(limit=st.integers(1, 4))
+    def claim(self, limit: int) -> None:
+        """As many as are ready are given out, up to the limit."""
+        ready = {name for name, each in self.owed.items() if each.state == "ready"}
+        rows = self.call(claim(self.store.fetch, WHO, limit, LEASE, None))
+        assert {row["id"] for row in rows} <= ready
+        assert len(rows) == min(limit, len(ready))
+        for row in rows:
+            self.give_out(row["id"], Token(row["seq"], row["fence"]), counts=True)
+
+    @rule()
+    def claim_orphan(self) -> None:
+        """What a dead worker had is given out alone; what kills its worker each time is buried."""
+        for each in self.owed.values():
+            if each.state == "orphaned" and each.alone and each.attempts >= ATTEMPTS:
+                each.state, each.token = "dead", None
+        orphaned = {name for name, each in self.owed.items() if each.state == "orphaned"}
+        rows = self.call(claim_orphan(self.store.fetch, WHO, LEASE, None, ATTEMPTS))
+        assert {row["id"] for row in rows} <= orphaned
+        assert len(rows) == min(1, len(orphaned))
+        for row in rows:
+            each = self.owed[row["id"]]
+            token = Token(row["seq"], row["fence"], alone=True)
+            self.give_out(row["id"], token, counts=each.alone)
+            each.alone = True
+
+    def give_out(self, name: str, token: Token, *, counts: bool) -> None:
+        """Note a claim: who had the event before has no say any more."""
+        each = self.owed[name]
+        if each.token is not None:
+            self.stale.append((name, each.token))
+        each.state, each.alone, each.token = "leased", False, token
+        each.attempts += counts
+
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        """What is acknowledged is owed no more; it may be late, as long as nobody else has it."""
+        name, each = self.any_of(data, "leased", "orphaned")
+        assert each.token
+        assert self.call(self.store.ack(each.token)) is True
+        del self.owed[name]
+
+    @rule(data=st.data())
+    def nack(self, data: st.DataObject) -> None:
+        """What failed waits for a retry, or is dead after the last."""
+        _, each = self.any_of(data, "leased", "orphaned")
+        assert each.token
+        assert self.call(self.store.nack(each.token, "no luck")) is True
+        each.state = "dead" if each.attempts >= ATTEMPTS else "waiting"
+
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        """What is held stays, and is given to nobody."""
+        _, each = self.any_of(data, "leased", "orphaned")
+        assert each.token
+        assert self.call(hold(self.store, each.token)) is True
+        each.state = "held"
+
+    @rule(data=st.data())
+    def act(self, data: st.DataObject) -> None:
+        """What was held goes with the action that it led to."""
+        name, each = self.any_of(data, "held")
+        assert each.token
+        assert self.call(self.store.ack(each.token)) is True
+        del self.owed[name]
+
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        """What is handed back is ready again, and has spent no attempt."""
+        _, each = self.any_of(data, "leased", "orphaned")
+        assert each.token
+        self.call(self.store.hand_back(each.token))
+        each.state, each.attempts = "ready", max(each.attempts - 1, 0)
+
+    @rule(data=st.data(), how=st.sampled_from(["ack", "nack", "hold", "hand back"]))
+    def settle_too_late(self, data: st.DataObject, how: str) -> None:
+        """A worker whose event was given to another changes nothing."""
+        assume(self.stale)
+        _, token = data.draw(st.sampled_from(self.stale))
+        match how:
+            case "ack":
+                assert self.call(self.store.ack(token)) is False
+            case "nack":
+                assert self.call(self.store.nack(token, "too late")) is False
+            case "hold":
+                assert self.call(hold(self.store, token)) is False
+            case _:
+                self.call(self.store.hand_back(token))
+
+    @rule()
+    def let_leases_run_out(self) -> None:
+        """Workers that have something die."""
+        self.query("UPDATE deliveries SET due_at = now() - interval '1 s' WHERE lease IS NOT NULL")
+        for each in self.owed.values():
+            if each.state == "leased":
+                each.state = "orphaned"
+
+    @rule()
+    def let_backoffs_pass(self) -> None:
+        """What waits for a retry falls due."""
+        self.query("UPDATE deliveries SET due_at = now() WHERE lease IS NULL")
+        for each in self.owed.values():
+            if each.state == "waiting":
+                each.state = "ready"
+
+    # Operators
+
+    @rule()
+    def retry_the_dead(self) -> None:
+        """Dead letters get all their attempts again, and whoever had them has no say any more."""
+        dead = [(name, each) for name, each in self.owed.items() if each.state == "dead"]
+        assert self.call(self.store.dlq_retry_all()) == len(dead)
+        for name, each in dead:
+            if each.token is not None:
+                self.stale.append((name, each.token))
+            each.state, each.attempts, each.alone, each.token = "ready", 0, False, None
+
+    @rule()
+    def purge_the_dead(self) -> None:
+        """Dead letters that are dropped are owed no more."""
+        dead = [name for name, each in self.owed.items() if each.state == "dead"]
+        assert self.call(self.store.dlq_purge()) == len(dead)
+        for name in dead:
+            del self.owed[name]
+
+    @rule()
+    def prune(self) -> None:
+        """What is owed to nobody leaves the log, and nothing else."""
+        done = set(self.events) - set(self.owed)
+        assert self.call(self.store.prune(0)) == len(done)
+        for name in done:
+            del self.events[name]
+
+    # What always holds
+
+    @invariant()
+    def both_know_the_same(self) -> None:
+        """Counts, and what is in the log."""
+        states = Counter(each.state for each in self.owed.values())
+        [stats] = self.call(self.store.stats())
+        assert stats.depth == states["ready"] + states["waiting"]
+        assert stats.in_flight == states["leased"] + states["orphaned"]
+        assert (stats.held, stats.dead) == (states["held"], states["dead"])
+        assert {row["id"] for row in self.query("SELECT id FROM events")} == set(self.events)
+
+
+async def hold(store: EventStore, token: Token) -> bool:
+    """Hold an event and wait for the commit."""
+    return await store.settler.hold(Hold("main", (token,), None))
+
+
+def test_whatever_is_done_in_whatever_order_the_store_does_what_its_model_says(
+    world: World,
+) -> None:
+    StoreMachine.world = world
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=budget(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,  # the machine may be slow; what is slow in the store is for benchmarks
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
+    )
