@@ -5,6 +5,7 @@ Real processes, killed for real. Each test counts what was published, handled an
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -44,9 +45,10 @@ class Journal:
 
     async def until(self, what: str, count: int) -> None:
         """Wait until something was done so often."""
-        async with asyncio.timeout(PATIENCE):
-            while self.count(what).total() < count:
-                await asyncio.sleep(0.02)
+        deadline = time.monotonic() + PATIENCE
+        while (seen := self.count(what).total()) < count:
+            assert time.monotonic() < deadline, f"{count} {what} after a while, and not {seen}"
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -95,12 +97,13 @@ async def stop(*processes: asyncio.subprocess.Process) -> None:
 
 async def until_done(store: EventStore, dead: int = 0) -> None:
     """Wait until nothing is owed but so many dead letters."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            [stats] = await store.stats()
-            if (stats.depth, stats.in_flight, stats.dead) == (0, 0, dead):
-                return
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        [stats] = await store.stats()
+        if (stats.depth, stats.in_flight, stats.dead) == (0, 0, dead):
+            return
+        assert time.monotonic() < deadline, f"everything is settled in the end, but here {stats}"
+        await asyncio.sleep(0.05)
 
 
 async def published(store: EventStore, count: int) -> list[str]:
@@ -238,8 +241,7 @@ async def test_a_wake_up_that_was_never_sent_costs_a_check_and_no_event(
     async with database.pool.acquire() as connection, connection.transaction():
         await insert_events(connection.fetch, [failure()], 10)  # and the publisher dies here
 
-    async with asyncio.timeout(5):
-        await journal.until("acked", 2)
+    await journal.until("acked", 2)
     await stop(idle)
 
 
@@ -257,8 +259,7 @@ async def test_a_listening_connection_that_is_cut_is_replaced(
     assert cut, "somebody listened"
     await store.publish(failure())
 
-    async with asyncio.timeout(10):
-        await journal.until("acked", 2)
+    await journal.until("acked", 2)
     await stop(idle)
 
 
