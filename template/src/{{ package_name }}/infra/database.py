@@ -19,7 +19,10 @@ from ..config import Settings
 from ..core.types import Seconds
 
 CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
-IDLE_TRANSACTION_LIMIT: Seconds = 60.0  # a forgotten transaction would hold back VACUUM and cursors
+
+NAMED = {"application_name": "agent"}
+# A forgotten transaction would hold back VACUUM and everybody who follows the log.
+NO_FORGOTTEN_TRANSACTIONS = {"idle_in_transaction_session_timeout": "60000"}  # ms
 
 # What the planner knows of a queue is always out of date: it must not choose by that.
 BY_INDEX = {
@@ -88,7 +91,7 @@ async def open_database(settings: Settings) -> AsyncGenerator[Database]:
         pool_pre_ping=True,
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_pool_max_overflow,
-        connect_args={"timeout": CONNECT_TIMEOUT, "server_settings": _server_settings()},
+        connect_args={"timeout": CONNECT_TIMEOUT, "server_settings": _pooled(settings)},
     )
     # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -106,7 +109,7 @@ def create_raw_pool(settings: Settings) -> asyncpg.Pool:
         min_size=1,
         max_size=settings.database_pool_size,
         timeout=CONNECT_TIMEOUT,
-        server_settings=_server_settings(),
+        server_settings=_pooled(settings),
         reset=_nothing_to_reset,
     )
 
@@ -123,7 +126,7 @@ async def connect(settings: Settings) -> asyncpg.Connection:
     return await asyncpg.connect(
         settings.listen_dsn,
         timeout=CONNECT_TIMEOUT,
-        server_settings={**_server_settings(), **BY_INDEX},
+        server_settings={**NAMED, **NO_FORGOTTEN_TRANSACTIONS, **BY_INDEX},
     )
 
 
@@ -154,8 +157,7 @@ def to_json(value: object) -> str:
     return to_json_bytes(value).decode()
 
 
-def _server_settings() -> dict[str, str]:
-    return {
-        "application_name": "agent",
-        "idle_in_transaction_session_timeout": str(int(IDLE_TRANSACTION_LIMIT * 1000)),
-    }
+def _pooled(settings: Settings) -> dict[str, str]:
+    """Return what connections ask for that a pooler may stand before: it refuses what it does not know."""
+    behind_pooler = settings.database_listen_url is not None
+    return NAMED if behind_pooler else {**NAMED, **NO_FORGOTTEN_TRANSACTIONS}

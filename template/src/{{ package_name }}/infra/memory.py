@@ -200,6 +200,8 @@ class Memory[C: Context]:
             under_way.discard(settling)
             if not under_way:
                 self._settling.pop(scope, None)
+            if settling.cancelled():  # the process ends; what was not settled comes again
+                return
             if error := settling.exception():
                 # Not renewed any more, so the lease runs out and the events come again.
                 self._store.settled(*tokens)

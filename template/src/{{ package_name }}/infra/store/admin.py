@@ -48,6 +48,17 @@ DELETE FROM events WHERE seq IN (
 RETURNING seq
 """
 
+# A scope that holds nothing, notes nothing and has not acted for so long is as if it never was: its
+# version starts again, and who remembers the old one finds that it moved.
+PRUNE_SCOPES = """
+DELETE FROM scopes s
+ WHERE coalesce(s.last_action_at, '-infinity') < now() - $1::float8 * interval '1 second'
+   AND s.scratch = '{}'
+   AND NOT EXISTS (
+       SELECT FROM deliveries d
+        WHERE d.subscriber = s.subscriber AND d.scope = s.scope AND d.held_at IS NOT NULL)
+"""
+
 # Only `deliveries` is counted, so the cost follows the backlog and not the history.
 STATS = """
 SELECT s.name AS subscriber,
@@ -143,6 +154,7 @@ async def purge_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int
 
 async def prune(fetch: Fetch, older_than: Seconds) -> AsyncIterator[int]:
     """Delete from the log what is old and owed to nobody; yield the count of each chunk."""
+    await fetch(PRUNE_SCOPES, older_than)
     done = 0  # what lies behind need not be looked at again
     while rows := await fetch(PRUNE, older_than, PRUNE_CHUNK, done):
         done = max(row["seq"] for row in rows)
