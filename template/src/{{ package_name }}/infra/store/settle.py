@@ -113,8 +113,10 @@ class Settler:
     ) -> list[bool | Exception]:
         tokens = [token for item in batch for token in item]
         rows = await self._lane.fetch(statement, self._subscriber, *columns(tokens), *args)
-        ours = {(row["seq"], row["fence"]) for row in rows}
-        late = [token for token in tokens if token[:2] not in ours]
+        late: list[Token] = []
+        if len(rows) < len(tokens):
+            ours = {(row["seq"], row["fence"]) for row in rows}
+            late = [token for token in tokens if token[:2] not in ours]
         self._settled(tokens, late)
         return [not late or all(token not in late for token in item) for item in batch]
 

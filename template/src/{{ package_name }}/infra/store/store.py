@@ -55,11 +55,11 @@ class EventStore:
             self.settings.event_max_attempts,
         )
         self._clock = Clock()
-        self._wake = Wake(self.fetch, lambda: database.connect(self.settings))
         self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
         self._read_log: Fetch = self._lanes["log"].fetch
+        self._wake = Wake(self._lanes["publish"].fetch, lambda: database.connect(self.settings))
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
