@@ -151,7 +151,6 @@ WORKS = (
         entry("pgqueuer", "listen", "speak", count=1_000),
         0.75,
         kinds=(Kind.P50, Kind.P99),
-        missed="the claim is a durable commit, too",
     ),
     Work(
         "publish to handler at 50 a second, one process",

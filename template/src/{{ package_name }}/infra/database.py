@@ -118,15 +118,21 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
     """Save a round trip: the store leaves no session state behind on pooled connections."""
 
 
-async def connect(settings: Settings) -> asyncpg.Connection:
+async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connection:
     """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
 
-    Statements here were written for an index and get it, by one plan for all their parameters.
+    Statements here were written for an index and get it, by one plan for all their parameters. With
+    `flushed=False` commits do not wait for the disk: a server that crashes may undo the last ones.
     """
     return await asyncpg.connect(
         settings.listen_dsn,
         timeout=CONNECT_TIMEOUT,
-        server_settings={**NAMED, **NO_FORGOTTEN_TRANSACTIONS, **BY_INDEX},
+        server_settings={
+            **NAMED,
+            **NO_FORGOTTEN_TRANSACTIONS,
+            **BY_INDEX,
+            **({} if flushed else {"synchronous_commit": "off"}),
+        },
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...core.types import Seconds
 from ..database import Fetch
+from .claim import NEW_FENCE
 
 PRUNE_CHUNK = 5_000  # rows a transaction: long enough to be quick, short enough to block nobody
 
@@ -20,15 +21,15 @@ SELECT d.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, d.attempt
 """
 
 # A new fence: a worker that still holds the old one must not settle the retried delivery.
-RETRY = """
+RETRY = f"""
 UPDATE deliveries d
    SET dead_at = NULL, lease = NULL, attempts = 0, due_at = now(),
-       fence = nextval('delivery_fences')
+       fence = {NEW_FENCE}
   FROM events e
  WHERE e.seq = d.seq AND d.subscriber = $1 AND d.dead_at IS NOT NULL
    AND ($2::text IS NULL OR e.id = $2)
 RETURNING d.seq
-"""
+"""  # noqa: S608 - no value goes in, only the expression of a fence
 
 PURGE = """
 DELETE FROM deliveries d USING events e

@@ -129,8 +129,10 @@ class EventStore:
         Close the iterator (`contextlib.aclosing`) to hand the unsettled ones back unspent.
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
+        # A claim that a crash of the server undoes is made again, under another fence.
+        claims = Lane(lambda: database.connect(self.settings, flushed=False))
         subscription = Subscription(
-            self._lane(), self.by_index, self._wake, self._clock, owed, self.settings
+            claims, self.by_index, self._wake, self._clock, owed, self.settings
         )
         return subscription.events(self._subscriptions)
 

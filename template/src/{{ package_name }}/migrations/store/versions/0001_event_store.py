@@ -25,7 +25,6 @@ UPGRADE = (
     "CREATE INDEX events_by_time ON events (timestamp, seq)",
     "CREATE INDEX events_by_commit ON events (tx, seq)",
     "CREATE INDEX events_of_action ON events (scope, recorded_at) WHERE type = 'agent.action'",
-    "CREATE SEQUENCE delivery_fences",
     """
     CREATE TABLE deliveries (
         seq bigint NOT NULL,
@@ -103,7 +102,6 @@ DOWNGRADE = (
     "DROP TABLE scopes",
     "DROP TABLE subscriptions",
     "DROP TABLE deliveries",
-    "DROP SEQUENCE delivery_fences",
     "DROP TABLE events",
 )
 
