@@ -131,24 +131,29 @@ def number(value: float) -> str:
 
 async def rows_written(server: Server) -> tuple[str, bool]:
     """Count what is written for an event that is published, claimed and acked."""
+    count = 1_000
     async with server.fresh("reflex") as url:
-        writing = Entry("reflex", ("drain_by_tasks",), 1_000)
-        await run([("reflex", "fill", url, writing.count)])
-        await run([("reflex", "drain_by_tasks", url, writing.count)])
-        inserted, updated, deleted = await server.written(url)
-    each = [count / writing.count for count in (inserted, updated, deleted)]
+        await fill_and_drain(url, count)
+        written = await server.written(url)
+    inserted, updated, deleted = (rows / count for rows in written)
     line = (
-        f"| rows written for an event | | {each[0]:.2f} inserted, {each[1]:.2f} updated,"
-        f" {each[2]:.2f} deleted | | | | | at most 2, 1 and 1 |"
+        f"| rows written for an event | | {inserted:.2f} inserted, {updated:.2f} updated,"
+        f" {deleted:.2f} deleted | | | | | at most 2, 1 and 1 |"
     )
-    return line, each[0] <= 2 and each[1] <= 1 and each[2] <= 1
+    return line, inserted <= 2 and updated <= 1 and deleted <= 1
+
+
+async def fill_and_drain(url: str, count: int) -> Outcome:
+    """Publish so many events and drain them."""
+    await run([("reflex", "fill", url, count)])
+    (outcome,) = await run([("reflex", "drain_by_tasks", url, count)])
+    return outcome
 
 
 async def memory_used(server: Server) -> tuple[str, bool]:
     """Compare the memory of draining ten thousand with that of draining and replaying a million."""
     async with server.fresh("reflex") as url:
-        await run([("reflex", "fill", url, 10_000)])
-        (few,) = await run([("reflex", "drain_by_tasks", url, 10_000)])
+        few = await fill_and_drain(url, 10_000)
     async with server.fresh("reflex", history=True) as url:
         await server.owe_everything(url)
         (many,) = await run([("reflex", "drain_by_tasks", url, HISTORY)])

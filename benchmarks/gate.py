@@ -1,11 +1,12 @@
 """The starting gate: every measured process gets ready, and all start when the word is given."""
 
 import asyncio
-import gc
 import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+
+from my_agent.serving import spare_collector
 
 READY = "ready"
 
@@ -58,11 +59,9 @@ async def gate() -> float:
     """Say that this process is ready, wait for the others, and return the time of the start.
 
     What was imported and set up is taken from the garbage collector's sight, for every contender
-    alike: a long-lived process would do so, and it would blur what is compared.
+    alike: the service does so, and it would blur what is compared.
     """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000)
+    spare_collector()
     print(READY, flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     return time.monotonic()

@@ -37,7 +37,7 @@ class Server:
     """One PostgreSQL, with a template database for every contender."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = url.replace("+asyncpg", "")  # the name of SQLAlchemy's driver
         self._made = 0
 
     async def prepare(self, contenders: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class Server:
             url = self._database(f"{contender}_template")
             await run([(contender, "install", url, 0)])
         await self._create("reflex_history", "reflex_template")
-        connection = await asyncpg.connect(plain(self._database("reflex_history")))
+        connection = await asyncpg.connect(self._database("reflex_history"))
         await connection.execute(WRITE_HISTORY.replace("$1", str(HISTORY)))
         await connection.execute("VACUUM ANALYZE")
         await connection.close()
@@ -76,7 +76,7 @@ class Server:
 
     async def owe_everything(self, url: str) -> None:
         """Make the whole log a backlog."""
-        connection = await asyncpg.connect(plain(url))
+        connection = await asyncpg.connect(url)
         await connection.execute(
             "INSERT INTO deliveries (subscriber, seq, scope) SELECT 'agent', seq, scope FROM events"
         )
@@ -84,7 +84,7 @@ class Server:
 
     async def written(self, url: str) -> tuple[int, int, int]:
         """Return how many rows were inserted, updated and deleted in a database."""
-        connection = await asyncpg.connect(plain(url))
+        connection = await asyncpg.connect(url)
         row = await connection.fetchrow(WRITTEN)
         await connection.close()
         assert row
@@ -92,7 +92,7 @@ class Server:
 
     async def version(self) -> str:
         """Return the server's version."""
-        connection = await asyncpg.connect(plain(self._url))
+        connection = await asyncpg.connect(self._url)
         try:
             return connection.get_settings().server_version
         finally:
@@ -106,7 +106,7 @@ class Server:
         await self._sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
 
     async def _sql(self, statement: str) -> None:
-        connection = await asyncpg.connect(plain(self._url))
+        connection = await asyncpg.connect(self._url)
         try:
             await connection.execute(statement)
         finally:
@@ -142,8 +142,3 @@ async def run(processes: Sequence[tuple[str, str, str, int]]) -> list[Outcome]:
             raise SystemExit(f"A measurement failed: {processes}")
         outcomes.append(Outcome(**json.loads(printed.decode().splitlines()[-1])))
     return outcomes
-
-
-def plain(url: str) -> str:
-    """Return the URL without SQLAlchemy's name of the driver."""
-    return url.replace("+asyncpg", "")

@@ -43,11 +43,9 @@ class Work:
     """Why the target is out of reach for now, where that is known: the table says so."""
 
 
-def entry(
-    contender: str, *processes: str, count: int, backlog: int = 0, history: bool = False
-) -> Entry:
-    """Name an entry shortly."""
-    return Entry(contender, processes, count, backlog, history)
+def entry(contender: str, *processes: str, count: int) -> Entry:
+    """Start from an empty queue."""
+    return Entry(contender, processes, count)
 
 
 def drain(contender: str, *processes: str, history: bool = False, count: int = 10_000) -> Entry:

@@ -46,7 +46,7 @@ ACK = "DELETE FROM queue WHERE id = ANY ($1::bigint[])"
 @asynccontextmanager
 async def opened(url: str) -> AsyncGenerator[asyncpg.Connection]:
     """Open one connection."""
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(url)
     try:
         yield connection
     finally:

@@ -24,16 +24,11 @@ BATCH = 100  # jobs a dequeue: of 10, 100 and 1,000 the fastest here
 @asynccontextmanager
 async def opened(url: str) -> AsyncGenerator[Queries]:
     """Open one connection to enqueue on."""
-    connection = await asyncpg.connect(plain(url))
+    connection = await asyncpg.connect(url)
     try:
         yield Queries(AsyncpgDriver(connection))
     finally:
         await connection.close()
-
-
-def plain(url: str) -> str:
-    """Return the URL without SQLAlchemy's name of the driver."""
-    return url.replace("+asyncpg", "")
 
 
 async def install(url: str, _: int) -> Outcome:
@@ -56,7 +51,7 @@ async def publish_one_by_one(url: str, count: int) -> Outcome:
 
 async def publish_concurrently(url: str, count: int) -> Outcome:
     """Enqueue from 16 tasks of one process, on a pool of as many connections."""
-    async with asyncpg.create_pool(plain(url), min_size=16, max_size=16) as pool:
+    async with asyncpg.create_pool(url, min_size=16, max_size=16) as pool:
         queries = Queries(AsyncpgPoolDriver(pool))
 
         async def produce() -> None:
@@ -84,7 +79,7 @@ async def fill(url: str, count: int) -> Outcome:
 
 async def drain_by_tasks(url: str, count: int) -> Outcome:
     """Run a worker until the queue is empty; it runs a task for each job."""
-    connection = await asyncpg.connect(plain(url))
+    connection = await asyncpg.connect(url)
     worker = PgQueuer(AsyncpgDriver(connection))
     progress = Progress(count)
 
@@ -110,12 +105,8 @@ async def speak(url: str, count: int) -> Outcome:
     """Enqueue fifty jobs a second, and note when each was begun."""
     async with opened(url) as queries:
         start = await gate()
-        seen: dict[str, float] = {}
-        for name in (str(uuid4()) for _ in range(count)):
-            await asyncio.sleep(SPEAK_EVERY)
-            seen[name] = time.monotonic()
-            await queries.enqueue("work", name.encode())
-        return Outcome(start, time.monotonic(), count, seen)
+        sent = await speak_here(queries, count)
+        return Outcome(start, time.monotonic(), count, sent)
 
 
 async def speak_and_listen(url: str, count: int) -> Outcome:
@@ -123,19 +114,25 @@ async def speak_and_listen(url: str, count: int) -> Outcome:
     listening = asyncio.create_task(listen_here(url, count))
     async with opened(url) as queries:
         start = await gate()
-        sent: dict[str, float] = {}
-        for name in (str(uuid4()) for _ in range(count)):
-            await asyncio.sleep(SPEAK_EVERY)
-            sent[name] = time.monotonic()
-            await queries.enqueue("work", name.encode())
+        sent = await speak_here(queries, count)
         handled = await listening
         delays = {name: handled[name] - sent[name] for name in sent}
         return Outcome(start, time.monotonic(), count, delays)
 
 
+async def speak_here(queries: Queries, count: int) -> dict[str, float]:
+    """Enqueue fifty jobs a second and return when each was begun."""
+    sent: dict[str, float] = {}
+    for name in (str(uuid4()) for _ in range(count)):
+        await asyncio.sleep(SPEAK_EVERY)
+        sent[name] = time.monotonic()
+        await queries.enqueue("work", name.encode())
+    return sent
+
+
 async def listen_here(url: str, count: int) -> dict[str, float]:
     """Handle jobs in this process and return when each was."""
-    connection = await asyncpg.connect(plain(url))
+    connection = await asyncpg.connect(url)
     worker = PgQueuer(AsyncpgDriver(connection))
     seen: dict[str, float] = {}
 

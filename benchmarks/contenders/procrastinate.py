@@ -15,7 +15,7 @@ from . import PAYLOAD
 @asynccontextmanager
 async def opened(url: str, handle: Callable[[], object] = bool) -> AsyncGenerator[App]:
     """Open an app with one task."""
-    app = App(connector=PsycopgConnector(conninfo=url.replace("+asyncpg", "")))
+    app = App(connector=PsycopgConnector(conninfo=url))
 
     @app.task(name="work")
     async def work(service: str, message: str) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator registers it

@@ -30,12 +30,10 @@ BATCH = 250  # events that the batch handler takes at once
 UNSETTLED = "SELECT FROM deliveries WHERE held_at IS NULL LIMIT 1"
 
 
-def events(count: int, scope: str = "main") -> list[ErrorReportedEvent]:
+def events(count: int) -> list[ErrorReportedEvent]:
     """Make typed events, each with an id of its own."""
     return [
-        ErrorReportedEvent(
-            source="bench", scope=scope, service=PAYLOAD["service"], message=PAYLOAD["message"]
-        )
+        ErrorReportedEvent(source="bench", service=PAYLOAD["service"], message=PAYLOAD["message"])
         for _ in range(count)
     ]
 
@@ -227,52 +225,50 @@ async def share_a_backlog(url: str, _: int) -> Outcome:
 async def listen(url: str, count: int) -> Outcome:
     """Handle what another process publishes, and note when."""
     async with opened(url) as store:
-        seen: dict[str, float] = {}
-        async with aclosing(store.subscribe()) as owed:
-            start = await gate()
-            async for event, token in owed:
-                seen[event.id] = time.monotonic()
-                await store.ack(token)
-                if len(seen) == count:
-                    break
-        return Outcome(start, time.monotonic(), count, seen)
+        start = await gate()
+        handled = await listen_here(store, count)
+        return Outcome(start, time.monotonic(), count, handled)
 
 
 async def speak(url: str, count: int) -> Outcome:
     """Publish fifty events a second, and note when each was given to the store."""
     async with opened(url) as store:
-        seen: dict[str, float] = {}
-        await store.fetch("SELECT 1")
         start = await gate()
-        for event in events(count):
-            await asyncio.sleep(SPEAK_EVERY)
-            seen[event.id] = time.monotonic()
-            await store.publish(event)
-        return Outcome(start, time.monotonic(), count, seen)
+        sent = await speak_here(store, count)
+        return Outcome(start, time.monotonic(), count, sent)
 
 
 async def speak_and_listen(url: str, count: int) -> Outcome:
     """Publish fifty events a second and handle them in the same process, as `serve` does."""
     async with opened(url) as store:
-        delays: dict[str, float] = {}
-        sent: dict[str, float] = {}
         start = await gate()
-
-        async def listen() -> None:
-            async with aclosing(store.subscribe()) as owed:
-                async for event, token in owed:
-                    delays[event.id] = time.monotonic() - sent[event.id]
-                    await store.ack(token)
-                    if len(delays) == count:
-                        return
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(listen())
-            for event in events(count):
-                await asyncio.sleep(SPEAK_EVERY)
-                sent[event.id] = time.monotonic()
-                await store.publish(event)
+        listening = asyncio.create_task(listen_here(store, count))
+        sent = await speak_here(store, count)
+        handled = await listening
+        delays = {name: handled[name] - sent[name] for name in sent}
         return Outcome(start, time.monotonic(), count, delays)
+
+
+async def listen_here(store: EventStore, count: int) -> dict[str, float]:
+    """Handle events and return when each was."""
+    handled: dict[str, float] = {}
+    async with aclosing(store.subscribe()) as owed:
+        async for event, token in owed:
+            handled[event.id] = time.monotonic()
+            await store.ack(token)
+            if len(handled) == count:
+                break
+    return handled
+
+
+async def speak_here(store: EventStore, count: int) -> dict[str, float]:
+    """Publish fifty events a second and return when each was given to the store."""
+    sent: dict[str, float] = {}
+    for event in events(count):
+        await asyncio.sleep(SPEAK_EVERY)
+        sent[event.id] = time.monotonic()
+        await store.publish(event)
+    return sent
 
 
 async def replay(url: str, count: int) -> Outcome:

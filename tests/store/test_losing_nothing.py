@@ -65,7 +65,7 @@ async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]
         async def start_worker(*options: str, **env: str) -> asyncio.subprocess.Process:
             variables = environment(settings, **{"EVENT_LEASE": LEASE, **env})
             process = await start("-m", "tests.worker", str(journal.path), *options, env=variables)
-            stack.push_async_callback(end, process)
+            stack.push_async_callback(kill, process)
             async with asyncio.timeout(PATIENCE):
                 while not journal.count("ready")[str(process.pid)]:
                     await asyncio.sleep(0.02)
@@ -74,17 +74,11 @@ async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]
         yield start_worker
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
-    """Kill a process that still runs."""
+async def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process without a warning, if it still runs."""
     if process.returncode is None:
         process.kill()
         await process.wait()
-
-
-async def kill(process: asyncio.subprocess.Process) -> None:
-    """End a process without a warning."""
-    process.kill()
-    await process.wait()
 
 
 async def stop(*processes: asyncio.subprocess.Process) -> None:
@@ -288,13 +282,12 @@ async def test_an_event_that_kills_its_worker_dies_and_takes_nobody_with_it(
 
 
 async def test_a_server_that_restarts_under_load_loses_nothing(
-    settings: Settings, journal: Journal, tmp_path: Path
+    settings: Settings, worker: Worker, journal: Journal, tmp_path: Path
 ) -> None:
     with embedded_postgres(tmp_path) as url:
         own = settings.model_copy(update={"database_url": url})
         await migrate(own)
-        variables = environment(own, EVENT_LEASE=LEASE)
-        process = await start("-m", "tests.worker", str(journal.path), env=variables)
+        process = await worker(DATABASE_URL=url)
         async with open_database(own) as database:
             store = EventStore(database.sessions, database.pool, settings=own)
             publishing = asyncio.create_task(publish_steadily(store, 300))

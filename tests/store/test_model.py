@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.made = 0
         self.events: dict[str, Event] = {}
         self.owed: dict[str, Owed] = {}
-        self.stale: list[tuple[str, Token]] = []
+        self.stale: list[Token] = []
         self.query("DELETE FROM deliveries")
         self.query("DELETE FROM events")
 
@@ -105,9 +105,13 @@ class StoreMachine(RuleBasedStateMachine):
         """Run a statement of the test's own."""
         return self.call(self.store.fetch(sql, *args))
 
-    def any_of(self, data: st.DataObject, *states: str) -> tuple[str, Owed]:
-        """Pick an event that is in one of these states."""
-        there = [(name, each) for name, each in self.owed.items() if each.state in states]
+    def any_of(self, data: st.DataObject, *states: str) -> tuple[str, Owed, Token]:
+        """Pick an event that is in one of these states, of those that somebody was given."""
+        there = [
+            (name, each, each.token)
+            for name, each in self.owed.items()
+            if each.state in states and each.token
+        ]
         return data.draw(st.sampled_from(there))
 
     # Producers
@@ -169,7 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Note a claim: who had the event before has no say any more."""
         each = self.owed[name]
         if each.token is not None:
-            self.stale.append((name, each.token))
+            self.stale.append(each.token)
         each.state, each.alone, each.token = "leased", False, token
         each.attempts += counts
 
@@ -177,52 +181,47 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ack(self, data: st.DataObject) -> None:
         """What is acknowledged is owed no more; it may be late, as long as nobody else has it."""
-        name, each = self.any_of(data, "leased", "orphaned")
-        assert each.token
-        assert self.call(self.store.ack(each.token)) is True
+        name, _, token = self.any_of(data, "leased", "orphaned")
+        assert self.call(self.store.ack(token)) is True
         del self.owed[name]
 
     @precondition(some("leased", "orphaned"))
     @rule(data=st.data())
     def nack(self, data: st.DataObject) -> None:
         """What failed waits for a retry, or is dead after the last."""
-        _, each = self.any_of(data, "leased", "orphaned")
-        assert each.token
-        assert self.call(self.store.nack(each.token, "no luck")) is True
+        _, each, token = self.any_of(data, "leased", "orphaned")
+        assert self.call(self.store.nack(token, "no luck")) is True
         each.state = "dead" if each.attempts >= ATTEMPTS else "waiting"
 
     @precondition(some("leased", "orphaned"))
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
         """What is held stays, and is given to nobody."""
-        _, each = self.any_of(data, "leased", "orphaned")
-        assert each.token
-        assert self.call(hold(self.store, each.token)) is True
+        _, each, token = self.any_of(data, "leased", "orphaned")
+        assert self.call(hold(self.store, token)) is True
         each.state = "held"
 
     @precondition(some("held"))
     @rule(data=st.data())
     def act(self, data: st.DataObject) -> None:
         """What was held goes with the action that it led to."""
-        name, each = self.any_of(data, "held")
-        assert each.token
-        assert self.call(self.store.ack(each.token)) is True
+        name, _, token = self.any_of(data, "held")
+        assert self.call(self.store.ack(token)) is True
         del self.owed[name]
 
     @precondition(some("leased", "orphaned"))
     @rule(data=st.data())
     def hand_back(self, data: st.DataObject) -> None:
         """What is handed back is ready again, and has spent no attempt."""
-        _, each = self.any_of(data, "leased", "orphaned")
-        assert each.token
-        self.call(self.store.hand_back(each.token))
+        _, each, token = self.any_of(data, "leased", "orphaned")
+        self.call(self.store.hand_back(token))
         each.state, each.attempts = "ready", max(each.attempts - 1, 0)
 
     @precondition(lambda self: bool(self.stale))
     @rule(data=st.data(), how=st.sampled_from(["ack", "nack", "hold", "hand back"]))
     def settle_too_late(self, data: st.DataObject, how: str) -> None:
         """A worker whose event was given to another changes nothing."""
-        _, token = data.draw(st.sampled_from(self.stale))
+        token = data.draw(st.sampled_from(self.stale))
         match how:
             case "ack":
                 assert self.call(self.store.ack(token)) is False
@@ -260,11 +259,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def retry_the_dead(self) -> None:
         """Dead letters get all their attempts again, and whoever had them has no say any more."""
-        dead = [(name, each) for name, each in self.owed.items() if each.state == "dead"]
+        dead = [each for each in self.owed.values() if each.state == "dead"]
         assert self.call(self.store.dlq_retry_all()) == len(dead)
-        for name, each in dead:
+        for each in dead:
             if each.token is not None:
-                self.stale.append((name, each.token))
+                self.stale.append(each.token)
             each.state, each.attempts, each.alone, each.token = "ready", 0, False, None
 
     @precondition(some("dead"))
