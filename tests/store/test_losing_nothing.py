@@ -5,7 +5,6 @@ Real processes, killed for real. Each test counts what was published, handled an
 
 import asyncio
 import signal
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -24,31 +23,13 @@ from my_agent.infra.store.publish import insert_events
 from my_agent.migrations import migrate
 
 from .conftest import failure
+from .journal import Journal, kill, stop, until_done
 from .processes import PATIENCE, environment, start
 
 LEASE = "1"  # seconds
 FOREVER = "600"  # seconds: longer than any test waits
 
 type Worker = Callable[..., Awaitable[asyncio.subprocess.Process]]
-
-
-class Journal:
-    """What the workers of a test wrote down."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def count(self, what: str) -> Counter[str]:
-        """Count how often something was done with each event."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return Counter(line.split()[1] for line in lines if line.split()[0] == what)
-
-    async def until(self, what: str, count: int) -> None:
-        """Wait until something was done so often."""
-        deadline = time.monotonic() + PATIENCE
-        while (seen := self.count(what).total()) < count:
-            assert time.monotonic() < deadline, f"{count} {what} after a while, and not {seen}"
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -72,32 +53,6 @@ async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]
             return process
 
         yield start_worker
-
-
-async def kill(process: asyncio.subprocess.Process) -> None:
-    """End a process without a warning, if it still runs."""
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-
-
-async def stop(*processes: asyncio.subprocess.Process) -> None:
-    """Ask processes to stop, which they must do without an error."""
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(PATIENCE):
-        assert [await process.wait() for process in processes] == [0] * len(processes)
-
-
-async def until_done(store: EventStore, dead: int = 0) -> None:
-    """Wait until nothing is owed but so many dead letters."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        [stats] = await store.stats()
-        if (stats.depth, stats.in_flight, stats.dead) == (0, 0, dead):
-            return
-        assert time.monotonic() < deadline, f"everything is settled in the end, but here {stats}"
-        await asyncio.sleep(0.05)
 
 
 async def published(store: EventStore, count: int) -> list[str]:

@@ -116,7 +116,7 @@ class Memory[C: Context]:
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._settling: dict[Scope, set[asyncio.Future[bool]]] = {}
 
-    def settling(self, *tokens: Token) -> "Settling":
+    def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
 
         A busy or moved scope hands them back unspent; anything else counts as an attempt, is logged

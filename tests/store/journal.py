@@ -1,0 +1,56 @@
+"""Workers of a test as real processes: what they wrote down, and how they end."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+from my_agent.infra.store import EventStore
+
+from .processes import PATIENCE
+
+
+class Journal:
+    """What the workers of a test wrote down."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def count(self, what: str) -> Counter[str]:
+        """Count how often something was done with each event."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return Counter(line.split()[1] for line in lines if line.split()[0] == what)
+
+    async def until(self, what: str, count: int) -> None:
+        """Wait until something was done so often."""
+        deadline = time.monotonic() + PATIENCE
+        while (seen := self.count(what).total()) < count:
+            assert time.monotonic() < deadline, f"{count} {what} after a while, and not {seen}"
+            await asyncio.sleep(0.02)
+
+
+async def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process without a warning, if it still runs."""
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+async def stop(*processes: asyncio.subprocess.Process) -> None:
+    """Ask processes to stop, which they must do without an error."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        assert [await process.wait() for process in processes] == [0] * len(processes)
+
+
+async def until_done(store: EventStore, dead: int = 0) -> None:
+    """Wait until nothing is owed but so many dead letters."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        [stats] = await store.stats()
+        if (stats.depth, stats.in_flight, stats.dead) == (0, 0, dead):
+            return
+        assert time.monotonic() < deadline, f"everything is settled in the end, but here {stats}"
+        await asyncio.sleep(0.05)
