@@ -45,6 +45,7 @@ async def opened(url: str) -> AsyncGenerator[EventStore]:
     async with open_database(settings) as database:
         store = EventStore(database.sessions, database.pool, settings=settings)
         try:
+            await store.ack()  # of nothing: it opens the connection, as everybody's is at the start
             yield store
         finally:
             await store.close()

@@ -42,7 +42,7 @@ WITH picked AS (
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
     RETURNING d.seq, d.fence
 )
-SELECT {EVENT_COLUMNS}, c.fence, clock_timestamp() AS now
+SELECT {EVENT_COLUMNS}, c.fence
   FROM claimed c JOIN events e ON e.seq = c.seq
  ORDER BY e.timestamp, e.seq
 """  # noqa: S608 - no value goes in, only the list of columns
@@ -68,7 +68,7 @@ WITH picked AS (
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
     RETURNING d.seq, d.fence
 )
-SELECT {EVENT_COLUMNS}, c.fence, clock_timestamp() AS now
+SELECT {EVENT_COLUMNS}, c.fence
   FROM claimed c JOIN events e ON e.seq = c.seq
 """  # noqa: S608 - no value goes in, only the list of columns
 
@@ -130,6 +130,11 @@ async def claim_orphan(
     """Take one delivery whose worker fell silent, after burying those that killed too many."""
     await fetch(BURY, subscriber, max_attempts)
     return await fetch(CLAIM_ORPHAN, subscriber, lease, types)
+
+
+def claimed_at(fence: int) -> float:
+    """Return the database's time of a claim, in seconds since 1970."""
+    return fence / 1_000_000
 
 
 async def any_orphaned(fetch: Fetch, subscriber: str, types: list[str] | None) -> bool:

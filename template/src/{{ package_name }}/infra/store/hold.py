@@ -18,8 +18,7 @@ from .codec import EVENT_COLUMNS, load_json
 STATE = """
 SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
        (SELECT count(*) FROM deliveries d
-         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
-       clock_timestamp() AS now
+         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held
   FROM (VALUES (1)) AS one
   LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
 """
@@ -91,15 +90,12 @@ class ScopeState(NamedTuple):
     held: int
     scratch: dict[str, Any]
     last_action_at: datetime | None
-    now: datetime
 
 
 async def read_state(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState:
     """Return the state of a scope, which need not exist yet."""
     row = (await fetch(STATE, subscriber, scope))[0]
-    return ScopeState(
-        row["version"], row["held"], load_json(row["scratch"]), row["last_action_at"], row["now"]
-    )
+    return ScopeState(row["version"], row["held"], load_json(row["scratch"]), row["last_action_at"])
 
 
 async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Sequence[Row]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
@@ -43,16 +44,6 @@ class Clock:
         self.offset = database_time - time.time()
 
 
-class Claimed(NamedTuple):
-    """What a claim took."""
-
-    rows: Sequence[Row]
-    alone: bool
-
-
-NOTHING = Claimed((), alone=False)
-
-
 class Owed(NamedTuple):
     """Who is owed what, and how failures are treated."""
 
@@ -80,10 +71,11 @@ class Subscription:
         self._lease = settings.event_lease
         self._fallback = settings.event_fallback_check
         self._in_hand: dict[int, Token] = {}
+        self._unread: deque[tuple[Row, Token]] = deque()
+        """What is in hand and was not yielded yet."""
+        self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._next_recovery = 0.0
-        self._ahead = False
-        """Whether the next claim is made while the last one's events are still being yielded."""
         self._stopping = False
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
@@ -94,19 +86,19 @@ class Subscription:
         """
         self._changed = self._wake.subscribe()
         renewing = asyncio.create_task(self._renew())
-        claiming = asyncio.create_task(self._next_batch())
+        claiming = asyncio.create_task(self._claim_all())
+        claiming.add_done_callback(lambda _: self._arrived.set())
         among.add(self)
         try:
-            while batch := await asyncio.shield(claiming):
-                self._ahead = True
-                claiming = asyncio.create_task(self._next_batch())  # while these are handled
-                for place, pair in enumerate(batch):
-                    if self._stopping:
-                        await self._hand_back(token for _, token in batch[place:])
-                        break
-                    yield pair
-                self._ahead = False
-                self._changed.set()
+            while not claiming.done():
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._unread and not self._stopping:
+                    row, token = self._unread.popleft()
+                    if event := await self._read(row, token):
+                        yield event, token
+            await claiming  # it may have failed
+            await self._hand_back(token for _, token in self._unread)
             while self._in_hand:
                 self._changed.clear()
                 await self._changed.wait()
@@ -130,51 +122,52 @@ class Subscription:
         for token in tokens:
             if self._in_hand.get(token.seq) == token:
                 del self._in_hand[token.seq]
-                self._changed.set()
+        if self._room():
+            self._changed.set()
 
-    async def _next_batch(self) -> list[tuple[Event, Token]]:
-        """Wait until something can be claimed, and claim it; outlast a database that is away."""
+    async def _claim_all(self) -> None:
+        """Claim whenever there is room and something is due; outlast a database that is away.
+
+        The next claim is on its way before the last one's events are read, so that the server works
+        while their handlers do.
+        """
         pause: Seconds = 0.1
         while not self._stopping:
             self._changed.clear()
             try:
                 with logfire.suppress_instrumentation():  # looking is not news
-                    claimed = await self._claim()
-                    if not claimed.rows:
+                    if not await self._claim():
                         await self._sleep()
-                if claimed.rows and (taken := await self._take(claimed)):
-                    return taken
                 pause = 0.1
             except DATABASE_AWAY as error:
                 logfire.warn("The queue cannot be read: {error}", error=repr(error))
                 await self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
                 pause = min(pause * 2, LONGEST_PAUSE)
-        return []
 
-    async def _claim(self) -> Claimed:
+    async def _claim(self) -> bool:
         """Claim for the free capacity; orphans come first, and each of them alone."""
         who, types = self._owed.subscriber, self._owed.types
         now = time.monotonic()
         if any(token.alone for token in self._in_hand.values()):
-            return NOTHING
+            return False
         if now >= self._next_recovery:
             if await claim.any_orphaned(self._lane.fetch, who, types):
                 return await self._claim_orphan(now)
             self._next_recovery = now + self._fallback
         if not (room := self._room()):
-            return NOTHING
+            return False
         rows = await claim.claim(self._lane.fetch, who, room, self._lease, types)
-        return Claimed(rows, alone=False)
+        return self._take(rows, alone=False)
 
     def _room(self) -> int:
-        """Return how many to claim now; none while few could be and some are still to be yielded."""
+        """Return how many to claim now; none while few could be and some are still unread."""
         most = min(CLAIM_MOST, self._owed.batch_size)
         room = min(most, self._owed.batch_size - len(self._in_hand))
-        return 0 if self._ahead and room < most / 2 else room
+        return 0 if self._unread and room < most / 2 else room
 
-    async def _claim_orphan(self, now: float) -> Claimed:
+    async def _claim_orphan(self, now: float) -> bool:
         if self._in_hand:
-            return NOTHING  # wait until the hand is empty: who dies next must die alone
+            return False  # wait until the hand is empty: who dies next must die alone
         rows = await claim.claim_orphan(
             self._lane.fetch,
             self._owed.subscriber,
@@ -184,21 +177,27 @@ class Subscription:
         )
         if not rows:  # another worker was faster, or it is of a type that we do not take
             self._next_recovery = now + self._fallback
-        return Claimed(rows, alone=True)
+        return self._take(rows, alone=True)
 
-    async def _take(self, claimed: Claimed) -> list[tuple[Event, Token]]:
-        """Put claimed rows in hand; what no longer validates is dead-lettered on the spot."""
-        self._clock.set(claimed.rows[0]["now"].timestamp())
-        taken: list[tuple[Event, Token]] = []
-        for row in claimed.rows:
-            token = Token(row["seq"], row["fence"], claimed.alone)
-            try:
-                taken.append((decode(row), token))
-            except ValidationError as error:
-                await self._dead_letter(token, row, error)
-            else:
-                self._in_hand[token.seq] = token
-        return taken
+    def _take(self, rows: Sequence[Row], *, alone: bool) -> bool:
+        """Put claimed rows in hand; False if there are none."""
+        for row in rows:
+            token = Token(row["seq"], row["fence"], alone)
+            self._in_hand[token.seq] = token
+            self._unread.append((row, token))
+        if rows:
+            self._clock.set(claim.claimed_at(rows[0]["fence"]))
+            self._arrived.set()
+        return bool(rows)
+
+    async def _read(self, row: Row, token: Token) -> Event | None:
+        """Return the event; what no longer validates is dead-lettered on the spot."""
+        try:
+            return decode(row)
+        except ValidationError as error:
+            await self._dead_letter(token, row, error)
+            self.settled([token])
+            return None
 
     async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
@@ -239,7 +238,7 @@ class Subscription:
                 continue
             self.settled(token for token in held if token.seq not in ours)
 
-    async def _close(self, claiming: "asyncio.Task[list[tuple[Event, Token]]]") -> None:
+    async def _close(self, claiming: asyncio.Task[None]) -> None:
         """Hand back what is in hand, and what a claim that is under way still brings."""
         await asyncio.wait([claiming], timeout=CLAIM_TIMEOUT)
         claiming.cancel()  # the server is silent: the leases run out
