@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from my_agent.serving import spare_collector
 
@@ -24,9 +25,14 @@ class Outcome:
     peak_mb: float = 0.0
     """The most memory that the process ever had."""
 
-    def report(self) -> None:
-        """Tell the process that started this one."""
-        print(json.dumps(asdict(self)), flush=True)
+    def write(self, path: Path) -> None:
+        """Leave this for the process that started this one."""
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> "Outcome":
+        """Return what a process left."""
+        return cls(**json.loads(path.read_text()))
 
 
 @dataclass

@@ -1,16 +1,17 @@
-"""One measurement, in a process of its own: `python -m benchmarks.measure CONTENDER WORK URL COUNT`."""
+"""One measurement, in a process of its own: `python -m benchmarks.measure CONTENDER WORK URL COUNT FILE`."""
 
 import importlib
 import sys
+from pathlib import Path
 
 import uvloop
 
 
 def main() -> None:
-    """Do one contender's work and report what came of it on standard output."""
-    contender, work, url, count = sys.argv[1:]
+    """Do one contender's work and leave what came of it in a file."""
+    contender, work, url, count, path = sys.argv[1:]
     module = importlib.import_module(f".contenders.{contender}", __package__)
-    uvloop.run(getattr(module, work)(url, int(count))).report()
+    uvloop.run(getattr(module, work)(url, int(count))).write(Path(path))
 
 
 if __name__ == "__main__":

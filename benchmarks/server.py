@@ -1,12 +1,12 @@
 """The server that everybody is measured on, and a fresh database for each measurement."""
 
 import asyncio
-import json
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import asyncpg
 
@@ -115,30 +115,36 @@ class Server:
 
 async def run(processes: Sequence[tuple[str, str, str, int]]) -> list[Outcome]:
     """Start a process for each (contender, work, url, count), let them go together, and collect."""
-    started = [
-        await asyncio.create_subprocess_exec(
-            *[sys.executable, "-W", "ignore", "-m", "benchmarks.measure", *map(str, process)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=2**28,
-        )
-        for process in processes
-    ]
-    for process in started:
-        assert process.stdout
-        while line := (await process.stdout.readline()).decode().strip():
-            if line == READY:
-                break
-        else:
-            raise SystemExit(f"A measurement ended before it was ready: {processes}")
-    for process in started:
-        assert process.stdin
-        process.stdin.write(b"go\n")
-    outcomes: list[Outcome] = []
-    for process in started:
-        printed, _ = await process.communicate()
-        if process.returncode:
-            raise SystemExit(f"A measurement failed: {processes}")
-        outcomes.append(Outcome(**json.loads(printed.decode().splitlines()[-1])))
-    return outcomes
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(place) for place in range(len(processes))]
+        started = [
+            await asyncio.create_subprocess_exec(
+                *[
+                    sys.executable,
+                    "-W",
+                    "ignore",
+                    "-m",
+                    "benchmarks.measure",
+                    *map(str, process),
+                    path,
+                ],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for process, path in zip(processes, paths, strict=True)
+        ]
+        for process in started:
+            assert process.stdout
+            while line := (await process.stdout.readline()).decode().strip():
+                if line == READY:
+                    break
+            else:
+                raise SystemExit(f"A measurement ended before it was ready: {processes}")
+        for process in started:
+            assert process.stdin
+            process.stdin.write(b"go\n")
+        for process in started:
+            if await process.wait():
+                raise SystemExit(f"A measurement failed: {processes}")
+        return [Outcome.read(path) for path in paths]
