@@ -18,6 +18,7 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import Memory, OnAction
 from ..infra.store import EventStore, Token
+from ..infra.tracing import deciding_together
 
 BATCHES_IN_HAND = 4  # full batches that may gather at once
 
@@ -71,7 +72,7 @@ async def run_agent_loop(
         if gathering.get(batch.scope) is batch:
             del gathering[batch.scope]
         tokens = [token for _, token in batch.items]
-        with logfire.span("agent.decide", _level="info", events=len(tokens), scope=batch.scope):
+        with deciding_together((event for event, _ in batch.items), batch.scope):
             async with turns, memory.settling(*tokens), memory.open(batch.scope) as ctx:
                 await decide(ctx, batch)
 

@@ -17,6 +17,7 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import BUSY_DELAY, Memory, OnAction
 from ..infra.store import EventStore, Token
+from ..infra.tracing import deciding
 
 
 async def run_agent_loop(
@@ -51,9 +52,7 @@ async def run_agent_loop(
     async def consume(queue: asyncio.Queue[tuple[Event, Token]]) -> None:
         while True:
             event, token = await queue.get()
-            with logfire.span(
-                "agent.decide", _level="info", event_id=event.id, event_type=event.type
-            ):
+            with deciding(event, token):
                 async with memory.settling(token), memory.open(event.scope) as ctx:
                     await decide(ctx, event, token)
 

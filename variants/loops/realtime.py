@@ -18,6 +18,7 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import BUSY_DELAY, Memory, OnAction
 from ..infra.store import EventStore, Token
+from ..infra.tracing import deciding
 
 SHARE = 4  # a scope may have one part in so many of what is in hand
 
@@ -54,9 +55,7 @@ async def run_agent_loop(
     async def take_turns(scope: Scope) -> None:
         while queue := waiting[scope]:
             event, token = queue[0]
-            with logfire.span(
-                "agent.decide", _level="info", event_id=event.id, event_type=event.type
-            ):
+            with deciding(event, token):
                 async with turns, memory.settling(token), memory.open(scope) as ctx:
                     await decide(ctx, event, token)
             queue.popleft()

@@ -15,6 +15,7 @@ from ..core.types import Filter, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import Memory, OnAction
 from ..infra.store import EventStore, Token
+from ..infra.tracing import deciding
 
 
 async def run_agent_loop(
@@ -45,8 +46,6 @@ async def run_agent_loop(
 
     async with aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events:
         async for event, token in events:
-            with logfire.span(
-                "agent.decide", _level="info", event_id=event.id, event_type=event.type
-            ):
+            with deciding(event, token):
                 async with memory.settling(token), memory.open(event.scope) as ctx:
                     await decide(ctx, event, token)

@@ -25,6 +25,7 @@ from .infra.database import (
     check_database,
     open_database,
 )
+from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
 from .infra.models import build_model
 from .infra.store import EventStore
@@ -45,6 +46,7 @@ class Service:
     http: httpx2.AsyncClient
     store: EventStore
     locks: ScopedLocks
+    model: GuardedModel
     deps: ReflexDeps
     tasks: list[Supervised] = field(default_factory=list[Supervised])
 
@@ -87,8 +89,10 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
         locks = await stack.enter_async_context(open_locks(settings))
         store = EventStore(database.sessions, database.pool, settings=settings)
         stack.push_async_callback(store.close)
-        deps = ReflexDeps(store, http, database.sessions, build_model(settings), settings)
-        service = Service(settings, database, http, store, locks, deps)
+        model = GuardedModel(build_model(settings), settings, store.fetch)
+        await stack.enter_async_context(model)
+        deps = ReflexDeps(store, http, database.sessions, model, settings)
+        service = Service(settings, database, http, store, locks, model, deps)
         if worker:
             await stack.enter_async_context(_working(service))
         yield service

@@ -41,8 +41,13 @@ class ReflexDeps:
             prompt,
             deps=self,
             model=self.model,
-            model_settings=ModelSettings(timeout=self.settings.model_timeout),
-            usage_limits=UsageLimits(request_limit=self.settings.model_request_limit),
+            model_settings=ModelSettings(
+                timeout=self.settings.model_timeout, max_retries=self.settings.model_retries
+            ),
+            usage_limits=UsageLimits(
+                request_limit=self.settings.model_request_limit,
+                total_tokens_limit=self.settings.model_token_limit,
+            ),
         )
         return result.output
 

@@ -16,6 +16,9 @@ type Seconds = float
 type Scope = str
 """Whose memory an event belongs to: `main`, `ws:<client>`, or what a type of event names."""
 
+type Schedule = Seconds | str
+"""When a timer ticks: at an interval, or by a cron expression, in UTC."""
+
 type Filter = Callable[[Event, DecisionContext], bool]
 """Decides at once, without I/O, whether an event enters the context."""
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 from uuid import NAMESPACE_OID, uuid5
 
 import logfire
@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..core.events import ActionEvent, Event
 from ..core.types import Scope, Seconds
+from .breaker import Unavailable
 from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
 from .locks import ScopeBusy, ScopedLocks
 from .store import EventStore, ScopeMoved, Token, hold, settle
@@ -119,8 +120,9 @@ class Memory[C: Context]:
     def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
 
-        A busy or moved scope hands them back unspent; anything else counts as an attempt, is logged
-        with its traceback and retried after a backoff.
+        A busy or moved scope hands them back unspent; `Unavailable` does so too, and nothing is
+        claimed until it is over. Anything else counts as an attempt, is logged with its traceback
+        and retried after a backoff.
         """
         return Settling(tokens, self._settle_failed)
 
@@ -128,6 +130,10 @@ class Memory[C: Context]:
         if isinstance(error, ScopeBusy | ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self._store.hand_back(*tokens, delay=BUSY_DELAY)
+        elif away := _unavailable(error):
+            logfire.warn("Waiting {seconds} s: {reason}", seconds=away.retry_in, reason=str(away))
+            self._store.pause(away.retry_in)
+            await self._store.hand_back(*tokens, delay=away.retry_in)
         else:
             logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
             await self._nack(tokens, error)
@@ -328,6 +334,14 @@ class Memory[C: Context]:
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(away))
+
+
+def _unavailable(error: BaseException) -> Unavailable | None:
+    """Return what says that something outside is away, also from within a group of tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return next(filter(None, map(_unavailable, group.exceptions)), None)
+    return error if isinstance(error, Unavailable) else None
 
 
 @lru_cache(maxsize=1_000)

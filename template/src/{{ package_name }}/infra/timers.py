@@ -10,41 +10,56 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import logfire
+from cronsim import CronSim
 
 from ..core.events import TimerEvent
-from ..core.types import Seconds
+from ..core.types import Schedule, Seconds
 from .database import DATABASE_AWAY
 from .store import EventStore
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
 AWAY_PAUSE: Seconds = 1.0
+LONGEST_NAP: Seconds = 60.0  # then the database's clock is asked again: this machine's may drift
 
 
-async def run_timers(store: EventStore, timers: Mapping[str, Seconds]) -> None:
-    """Publish the ticks of all timers, given as names and intervals, until cancelled."""
+async def run_timers(store: EventStore, timers: Mapping[str, Schedule]) -> None:
+    """Publish the ticks of all timers, given as names and schedules, until cancelled."""
     async with asyncio.TaskGroup() as group:
-        for name, interval in timers.items():
-            group.create_task(_run_timer(store, name, interval))
+        for name, schedule in timers.items():
+            group.create_task(_run_timer(store, name, schedule))
 
 
-async def _run_timer(store: EventStore, name: str, interval: Seconds) -> None:
+async def _run_timer(store: EventStore, name: str, schedule: Schedule) -> None:
     while True:
         try:
             now: float = (await store.fetch(CLOCK))[0]["now"]
-            slot = int(now // interval) + 1
-            await asyncio.sleep(slot * interval - now)
-            await store.publish(tick(name, interval, slot))
+            slot, due = next_slot(schedule, now)
+            await asyncio.sleep(min(due - now, LONGEST_NAP))
+            if due - now <= LONGEST_NAP:
+                await store.publish(tick(name, slot, due))
         except DATABASE_AWAY as error:
             logfire.warn("Timer {name} missed a tick: {error}", name=name, error=repr(error))
             await asyncio.sleep(AWAY_PAUSE)
 
 
-def tick(name: str, interval: Seconds, slot: int) -> TimerEvent:
-    """Return the event of one slot, counted in intervals since 1970: the same in every process."""
+def next_slot(schedule: Schedule, now: float) -> tuple[int, float]:
+    """Return the number of the next slot and when it is due, in seconds since 1970.
+
+    Slots are counted in intervals since 1970; those of a cron expression, in seconds.
+    """
+    if isinstance(schedule, str):
+        due = next(CronSim(schedule, datetime.fromtimestamp(now, UTC))).timestamp()
+        return int(due), due
+    slot = int(now // schedule) + 1
+    return slot, slot * schedule
+
+
+def tick(name: str, slot: int, due: float) -> TimerEvent:
+    """Return the event of one slot: the same in every process."""
     return TimerEvent(
         id=f"timer:{name}:{slot}",
         source=f"timer:{name}",
-        timestamp=datetime.fromtimestamp(slot * interval, UTC),
+        timestamp=datetime.fromtimestamp(due, UTC),
         timer_name=name,
         tick_count=slot,
     )

@@ -34,11 +34,22 @@ class Health(BaseModel):
     tasks: dict[str, TaskState]
 
 
+class ModelState(BaseModel):
+    """The circuit breaker before the model; while it is open, events wait."""
+
+    breaker: Literal["closed", "open", "half-open"]
+    retry_in: Seconds
+    """How long the model is still left alone."""
+    error: str | None
+    """Why its last request failed."""
+
+
 class Readiness(BaseModel):
     """Whether to send work here."""
 
     status: Literal["ready", "not ready"]
     database: str
+    model: ModelState
     tasks: dict[str, TaskState]
 
 
@@ -59,7 +70,16 @@ async def ready(service: ServiceDep) -> JSONResponse:
     """Answer 200 if the database can be used and the agent runs, else 503 with what is wrong."""
     database, tasks = await _database(service), _tasks(service)
     well = database == "ok" and all(task.state == "running" for task in tasks.values())
-    answer = Readiness(status="ready" if well else "not ready", database=database, tasks=tasks)
+    breaker = service.model.breaker
+    answer = Readiness(
+        status="ready" if well else "not ready",
+        database=database,
+        # It does not count: events are taken in and kept while the model is away.
+        model=ModelState(
+            breaker=breaker.state, retry_in=round(breaker.retry_in, 1), error=breaker.error
+        ),
+        tasks=tasks,
+    )
     return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
 
 

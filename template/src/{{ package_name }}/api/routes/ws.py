@@ -12,11 +12,13 @@ from typing import Any
 
 import logfire
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from logfire.propagate import attach_context
 from pydantic import ValidationError
 
 from ...core.events import WebSocketEvent
 from ...infra.database import DATABASE_AWAY
 from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
+from ...infra.tracing import continuing
 from ..auth import key_of, may_use_client
 from ..deps import HubDep, SettingsDep, StoreDep
 from ..errors import sentence_of
@@ -89,7 +91,10 @@ async def _receive(websocket: WebSocket, client_id: str, store: EventStore, max_
         if text is None:
             await websocket.send_json({"error": "message: it is binary; send JSON as text"})
         else:
-            await websocket.send_json(await _answer(text, client_id, store, max_bytes))
+            # A trace for each message: the connection's own would last as long as the client stays.
+            with attach_context({}), logfire.span("ws.receive", client_id=client_id):
+                answer = await _answer(text, client_id, store, max_bytes)
+            await websocket.send_json(answer)
 
 
 async def _answer(text: str, client_id: str, store: EventStore, max_bytes: int) -> dict[str, Any]:
@@ -129,6 +134,7 @@ async def _push(websocket: WebSocket, client_id: str, hub: Hub, after: Cursor | 
         async with aclosing(hub.listen(wants, after)) as events:
             async for cursor, event in events:
                 action = event.model_dump(mode="json")
-                await websocket.send_json({"action": action, "cursor": str(cursor)})
+                with continuing(event), logfire.span("ws.push", client_id=client_id):
+                    await websocket.send_json({"action": action, "cursor": str(cursor)})
     except (TooSlow, TooMany) as error:
         await websocket.close(TRY_AGAIN_LATER, str(error))

@@ -15,6 +15,8 @@ class Token(NamedTuple):
     fence: int
     alone: bool = False
     """Nothing else is in this worker's hand, because a worker died holding this event."""
+    attempt: int = 1
+    """How often the event was taken, this time included."""
 
 
 # The time of the claim in microseconds. Claims are not flushed to disk one by one: a server that crashes
@@ -40,9 +42,9 @@ WITH picked AS (
        SET due_at = now() + $3::float8 * interval '1 second',
            attempts = attempts + 1, fence = {NEW_FENCE}, lease = 'shared'
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING d.seq, d.fence
+    RETURNING d.seq, d.fence, d.attempts
 )
-SELECT {EVENT_COLUMNS}, c.fence
+SELECT {EVENT_COLUMNS}, c.fence, c.attempts
   FROM claimed c JOIN events e ON e.seq = c.seq
  ORDER BY e.timestamp, e.seq
 """  # noqa: S608 - no value goes in, only the list of columns
@@ -66,9 +68,9 @@ WITH picked AS (
            attempts = attempts + (d.lease = 'alone')::int,
            fence = {NEW_FENCE}, lease = 'alone'
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING d.seq, d.fence
+    RETURNING d.seq, d.fence, d.attempts
 )
-SELECT {EVENT_COLUMNS}, c.fence
+SELECT {EVENT_COLUMNS}, c.fence, c.attempts
   FROM claimed c JOIN events e ON e.seq = c.seq
 """  # noqa: S608 - no value goes in, only the list of columns
 

@@ -32,15 +32,18 @@ class Encoded(NamedTuple):
     headers: str
 
 
-def encode(event: Event) -> Encoded:
-    """Return the event's columns.
+def encode(event: Event, traceparent: str | None = None) -> Encoded:
+    """Return the event's columns; it becomes part of a trace unless it is part of another.
 
     Raises:
         InvalidEvent: a value cannot be stored: a NUL character, or a broken one.
     """
+    meta = event.meta
+    if traceparent is not None and meta.traceparent is None:
+        meta = meta.model_copy(update={"traceparent": traceparent})
     try:
         payload = event.model_dump_json(exclude=COLUMNS)
-        headers = event.meta.model_dump_json(exclude_none=True)
+        headers = meta.model_dump_json(exclude_none=True)
     except PydanticSerializationError:
         _refuse_unstorable(event.model_dump(), "")
         raise

@@ -10,12 +10,15 @@ subscription that wants it. A claim pushes the delivery's `due_at` past the leas
 acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
 `dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
 led to deletes it. So the cost of everything follows what is owed, not what has ever happened.
+
+`model_usage` stands apart: what models took in each hour, for a budget that all processes share.
 """
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Identity, Index, Text, text
+from sqlalchemy import BigInteger, Identity, Index, Numeric, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
@@ -129,6 +132,17 @@ class SubscriptionRecord(StoreBase):
     """None for all."""
     excluded: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ModelUsageRecord(StoreBase):
+    """What models took in one hour, in all processes together."""
+
+    __tablename__ = "model_usage"
+
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+    tokens: Mapped[int]
+    cost: Mapped[Decimal] = mapped_column(Numeric)  # US dollars
 
 
 class ScopeRecord(StoreBase):

@@ -141,6 +141,11 @@ class EventStore:
         for subscription in self._subscriptions:
             subscription.stop()
 
+    def pause(self, seconds: Seconds) -> None:
+        """Claim nothing for so long: what handlers need is away."""
+        for subscription in self._subscriptions:
+            subscription.pause(seconds)
+
     async def ack(self, *tokens: Token, session: AsyncSession | None = None) -> bool:
         """Settle deliveries as handled; False if any of them was no longer ours.
 

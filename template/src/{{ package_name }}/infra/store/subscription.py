@@ -76,6 +76,7 @@ class Subscription:
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._next_recovery = 0.0
+        self._paused_until = 0.0
         self._stopping = False
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
@@ -114,6 +115,10 @@ class Subscription:
         self._stopping = True
         self._changed.set()
 
+    def pause(self, seconds: Seconds) -> None:
+        """Claim nothing for so long."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
     def settled(self, tokens: Iterable[Token]) -> None:
         """Note that these deliveries are no longer in hand, which frees capacity.
 
@@ -148,7 +153,7 @@ class Subscription:
         """Claim for the free capacity; orphans come first, and each of them alone."""
         who, types = self._owed.subscriber, self._owed.types
         now = time.monotonic()
-        if any(token.alone for token in self._in_hand.values()):
+        if now < self._paused_until or any(token.alone for token in self._in_hand.values()):
             return False
         if now >= self._next_recovery:
             if await claim.any_orphaned(self._lane.fetch, who, types):
@@ -182,7 +187,7 @@ class Subscription:
     def _take(self, rows: Sequence[Row], *, alone: bool) -> bool:
         """Put claimed rows in hand; False if there are none."""
         for row in rows:
-            token = Token(row["seq"], row["fence"], alone)
+            token = Token(row["seq"], row["fence"], alone, row["attempts"])
             self._in_hand[token.seq] = token
             self._unread.append((row, token))
         if rows:
@@ -213,7 +218,9 @@ class Subscription:
     async def _sleep(self) -> None:
         """Wait for a wake-up, for capacity, for the next retry to fall due, or for the fallback."""
         longest = self._fallback * random.uniform(0.75, 1.25)  # noqa: S311 - only jitter
-        if self._room():
+        if (paused := self._paused_until - time.monotonic()) > 0:
+            longest = min(longest, paused)
+        elif self._room():
             due = await claim.next_due(self._lane.fetch, self._owed.subscriber)
             # What is due already and was not claimed is of another type, or in other hands.
             longest = min(longest, due) if due is not None and due > 0 else longest

@@ -76,6 +76,14 @@ UPGRADE = (
         PRIMARY KEY (subscriber, scope)
     )
     """,
+    """
+    CREATE TABLE model_usage (
+        hour timestamptz PRIMARY KEY,
+        requests bigint NOT NULL,
+        tokens bigint NOT NULL,
+        cost numeric NOT NULL
+    )
+    """,
     # Seeded here, so that nothing published before the first worker starts is lost.
     """
     INSERT INTO subscriptions (name, excluded) VALUES ('agent', '{agent.action,lifecycle}')
@@ -99,6 +107,7 @@ UPGRADE = (
 
 DOWNGRADE = (
     "DROP VIEW event_status",
+    "DROP TABLE model_usage",
     "DROP TABLE scopes",
     "DROP TABLE subscriptions",
     "DROP TABLE deliveries",
