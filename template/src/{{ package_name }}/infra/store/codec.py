@@ -7,7 +7,7 @@ import logfire
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-from ...core.events import Event, event_adapter
+from ...core.events import VERSIONS, Event, event_adapter
 from ..database import Row
 
 COLUMNS = {"id", "type", "source", "scope", "timestamp", "meta"}  # the rest is the payload
@@ -18,6 +18,10 @@ EVENT_COLUMNS = (
 
 class InvalidEvent(ValueError):
     """The event cannot be stored as it is; the message names the field and the remedy."""
+
+
+class NewerEvent(Exception):
+    """The event has a version of its type that this code does not know yet."""
 
 
 class Encoded(NamedTuple):
@@ -63,9 +67,10 @@ def _utc(timestamp: datetime) -> datetime:
 
 
 def decode(row: Row) -> Event:
-    """Return the event of a row of `EVENT_COLUMNS`.
+    """Return the event of a row of `EVENT_COLUMNS`, in today's shape.
 
     Raises:
+        NewerEvent: it was written by newer code than this.
         pydantic.ValidationError: its type, or its shape, is no longer known.
     """
     fields: dict[str, Any] = {
@@ -77,6 +82,8 @@ def decode(row: Row) -> Event:
         "timestamp": row["timestamp"],
         "meta": load_json(row["headers"]),
     }
+    if fields.get("version", 1) > VERSIONS.get(row["type"], fields.get("version", 1)):
+        raise NewerEvent(f"{row['id']}: {row['type']} has version {fields['version']}")
     event = event_adapter.validate_python(fields)
     event.stamp(row["seq"], row["recorded_at"])
     return event
@@ -86,7 +93,7 @@ def decode_known(row: Row) -> Event | None:
     """Return the event of a row, or None, with a warning, if its shape is no longer known."""
     try:
         return decode(row)
-    except ValidationError as error:
+    except (ValidationError, NewerEvent) as error:
         logfire.warn("Event {id} is of no known shape: {error}", id=row["id"], error=str(error))
         return None
 

@@ -22,7 +22,7 @@ from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Fetch, Row
 from . import claim, settle
 from .claim import Token
-from .codec import decode
+from .codec import NewerEvent, decode
 from .lanes import Lane
 from .settle import Backoff
 from .wake import Wake
@@ -30,6 +30,7 @@ from .wake import Wake
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
 CLAIM_MOST = 250  # at a time, so that the server claims while we handle the last ones
 CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
+NEWER_DELAY: Seconds = 1.0  # for what only newer code can read
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
 
@@ -196,13 +197,20 @@ class Subscription:
         return bool(rows)
 
     async def _read(self, row: Row, token: Token) -> Event | None:
-        """Return the event; what no longer validates is dead-lettered on the spot."""
+        """Return the event, unless it is for others.
+
+        What no longer validates is dead-lettered on the spot. What newer code wrote, as happens while
+        a deploy is under way, waits for a worker that has that code.
+        """
         try:
             return decode(row)
         except ValidationError as error:
             await self._dead_letter(token, row, error)
             self.settled([token])
-            return None
+        except NewerEvent as error:
+            logfire.warn("Left to a worker with newer code: {reason}", reason=str(error))
+            await self._hand_back([token], NEWER_DELAY)
+        return None
 
     async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
@@ -253,13 +261,13 @@ class Subscription:
         await self._hand_back(self._in_hand.values())
         await self._lane.close()
 
-    async def _hand_back(self, unsettled: Iterable[Token]) -> None:
+    async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> None:
         tokens = list(unsettled)
         self.settled(tokens)
         if not tokens:
             return
         try:
-            await claim.hand_back(self._fetch, self._owed.subscriber, tokens, 0)
+            await claim.hand_back(self._fetch, self._owed.subscriber, tokens, delay)
             self._wake.announce()
         except DATABASE_AWAY as error:
             # Nothing is lost: the leases run out.
