@@ -97,10 +97,12 @@ class Subscription:
                 self._arrived.clear()
                 while self._unread and not self._stopping:
                     row, token = self._unread.popleft()
+                    if self._in_hand.get(token.seq) is not token:
+                        continue  # its lease was lost while it waited
                     if event := await self._read(row, token):
                         yield event, token
             await claiming  # it may have failed
-            await self._hand_back(token for _, token in self._unread)
+            await self._hand_back([token for _, token in self._unread])
             while self._in_hand:
                 self._changed.clear()
                 await self._changed.wait()
