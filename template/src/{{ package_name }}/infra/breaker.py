@@ -62,7 +62,7 @@ class CircuitBreaker:
         if self._until is None:
             return
         if self._probing or self.retry_in:
-            raise Unavailable(self.error or "it is open", max(self.retry_in, PROBE_PAUSE))
+            raise Unavailable(self.error or "it is open", self.retry_in or PROBE_PAUSE)
         self._probing = True
 
     def succeeded(self) -> None:
