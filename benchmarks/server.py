@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -117,29 +118,12 @@ async def run(processes: Sequence[tuple[str, str, str, int]]) -> list[Outcome]:
     """Start a process for each (contender, work, url, count), let them go together, and collect."""
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / str(place) for place in range(len(processes))]
-        started = [
-            await asyncio.create_subprocess_exec(
-                *[
-                    sys.executable,
-                    "-W",
-                    "ignore",
-                    "-m",
-                    "benchmarks.measure",
-                    *map(str, process),
-                    path,
-                ],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for process, path in zip(processes, paths, strict=True)
+        arguments = [
+            [*map(str, process), path] for process, path in zip(processes, paths, strict=True)
         ]
+        started = [await _start(*each) for each in arguments]
         for process in started:
-            assert process.stdout
-            while line := (await process.stdout.readline()).decode().strip():
-                if line == READY:
-                    break
-            else:
+            if not await _ready(process):
                 raise SystemExit(f"A measurement ended before it was ready: {processes}")
         for process in started:
             assert process.stdin
@@ -148,3 +132,20 @@ async def run(processes: Sequence[tuple[str, str, str, int]]) -> list[Outcome]:
             if await process.wait():
                 raise SystemExit(f"A measurement failed: {processes}")
         return [Outcome.read(path) for path in paths]
+
+
+async def _start(*arguments: str | Path) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *[sys.executable, "-W", "ignore", "-m", "benchmarks.measure", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+async def _ready(process: Process) -> bool:
+    assert process.stdout
+    while line := (await process.stdout.readline()).decode().strip():
+        if line == READY:
+            return True
+    return False

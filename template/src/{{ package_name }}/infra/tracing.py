@@ -44,9 +44,9 @@ def deciding(event: Event, token: Token) -> AbstractContextManager[object]:
 
 @contextmanager
 def _within(
-    trace: AbstractContextManager[None], span: AbstractContextManager[object]
+    context: AbstractContextManager[None], span: AbstractContextManager[object]
 ) -> Generator[None]:
-    with trace, span:
+    with context, span:
         yield
 
 

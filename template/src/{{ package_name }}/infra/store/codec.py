@@ -7,7 +7,7 @@ import logfire
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-from ...core.events import VERSIONS, Event, event_adapter
+from ...core.events import NEWER, Event, event_adapter
 from ..database import Row
 
 COLUMNS = {"id", "type", "source", "scope", "timestamp", "meta"}  # the rest is the payload
@@ -82,9 +82,14 @@ def decode(row: Row) -> Event:
         "timestamp": row["timestamp"],
         "meta": load_json(row["headers"]),
     }
-    if fields.get("version", 1) > VERSIONS.get(row["type"], fields.get("version", 1)):
-        raise NewerEvent(f"{row['id']}: {row['type']} has version {fields['version']}")
-    event = event_adapter.validate_python(fields)
+    try:
+        event = event_adapter.validate_python(fields)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == NEWER:
+            raise NewerEvent(
+                f"{row['id']}: {row['type']} has version {fields['version']}"
+            ) from error
+        raise
     event.stamp(row["seq"], row["recorded_at"])
     return event
 
