@@ -59,7 +59,11 @@ STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
 }
 LOG_STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "find": (FIND, ("event-500000",), {"events_id_key"}),
-    "follow": (FOLLOW, ("3", HISTORY - 100, None, None, 500), {"events_by_commit"}),
+    "follow": (
+        FOLLOW,
+        ("3", HISTORY - 100, "1:1:", "4:4:", None, None, 500),
+        {"events_by_commit"},
+    ),
     "page": (PAGE, (None, None, None, 100), {"events_pkey"}),
     "stats": (STATS, (), set()),
 }

@@ -73,8 +73,10 @@ class Hub:
 
     async def listen(
         self, wants: Wants, after: Cursor | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Event]]:
+    ) -> AsyncGenerator[tuple[Cursor, Event | None]]:
         """Yield a client's events as they commit; with `after`, first what it missed since.
+
+        Each comes with the cursor to resume from. None comes once, when the client has caught up.
 
         Raises:
             TooMany: the process serves as many clients as it may.
@@ -84,16 +86,14 @@ class Hub:
             raise TooMany("this process serves as many clients as API_MAX_CONNECTIONS allows")
         client = _Client(wants, self._settings.api_client_queue)
         self._clients.add(client)
-        caught_up: set[str] = set()
         try:
-            if after is not None:
-                async for cursor, event in self._store.read_since(after, wants.types, wants.scope):
-                    caught_up.add(event.id)
-                    yield cursor, event
+            start = place = after or await self._store.end()
+            async for place, event in self._store.read_on(start, *wants):
+                yield place, event
             while not client.too_slow:
                 cursor, event = await client.queue.get()
-                if event.id not in caught_up:
-                    yield cursor, event
+                if not place.covers(cursor.tx, cursor.seq):
+                    yield cursor.for_one_who_saw(place.until), event
             raise TooSlow(f"more than {client.queue.maxsize} messages were left unread")
         finally:
             self._clients.discard(client)

@@ -4,24 +4,39 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
+import logfire
 from fastapi import APIRouter, Header, HTTPException, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Receive, Scope, Send
 
 from ...infra.store import Cursor, InvalidEvent
-from ..deps import HubDep
+from ..deps import HubDep, SettingsDep
 from ..errors import PROBLEMS
 from ..hub import Hub, TooMany, TooSlow, Wants
 
 router = APIRouter(responses=PROBLEMS)
 
 
-@router.get("/stream", response_class=EventSourceResponse)
+class EventStream(EventSourceResponse):
+    """Events as they happen; a client that does not read them is left."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until either side ends it."""
+        try:
+            await super().__call__(scope, receive, send)
+        except* SendTimeoutError:
+            logfire.info("A stream ended: its client does not read it")
+
+
+@router.get("/stream", response_class=EventStream)
 async def stream_events(
     hub: HubDep,
+    settings: SettingsDep,
     type: Annotated[list[str] | None, Query()] = None,
     scope: str | None = None,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> EventSourceResponse:
+) -> EventStream:
     """Stream events as they commit; a client that reconnects goes on where it was."""
     try:
         after = Cursor.parse(last_event_id) if last_event_id else None
@@ -29,13 +44,17 @@ async def stream_events(
         raise InvalidEvent(f"Last-Event-ID: {error}") from error
     if hub.full:
         raise HTTPException(503, "API_MAX_CONNECTIONS is reached; try again later")
-    return EventSourceResponse(_frames(hub, Wants(type, scope), after))
+    frames = _frames(hub, Wants(type, scope), after)
+    return EventStream(frames, send_timeout=settings.api_client_patience)
 
 
 async def _frames(hub: Hub, wants: Wants, after: Cursor | None) -> AsyncIterator[ServerSentEvent]:
     try:
         async with aclosing(hub.listen(wants, after)) as events:
             async for cursor, event in events:
-                yield ServerSentEvent(event.model_dump_json(), event=event.type, id=str(cursor))
+                if event is None:  # an id without data: a browser keeps it and shows nothing
+                    yield ServerSentEvent(id=str(cursor))
+                else:
+                    yield ServerSentEvent(event.model_dump_json(), event=event.type, id=str(cursor))
     except (TooSlow, TooMany) as error:
         yield ServerSentEvent(str(error), event="error")

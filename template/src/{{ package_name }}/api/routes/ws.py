@@ -2,12 +2,16 @@
 
 Each message is `{"content": "..."}`, optionally with an `id` so that it can be sent again safely,
 and is answered by `{"ack": id}` once it is stored or by `{"error": sentence}`. Actions arrive as
-`{"action": event, "cursor": "..."}`; connect with `?after=<cursor>` to get those missed since.
+`{"action": event, "cursor": "..."}`. Connect with `?after=` and the last cursor seen to get what was
+missed since, each action once and in order; `?after=0` gives all from the beginning. A message with
+nothing but a cursor says that the client has caught up.
 """
 
 import asyncio
+import contextlib
 import json
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import logfire
@@ -15,6 +19,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from logfire.propagate import attach_context
 from pydantic import ValidationError
 
+from ...config import Settings
 from ...core.events import WebSocketEvent
 from ...infra.database import DATABASE_AWAY
 from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
@@ -53,22 +58,37 @@ async def websocket_endpoint(
         await websocket.close(POLICY_VIOLATION, str(error))
         return
     await websocket.accept()
-    await _serve(websocket, client_id, store, hub, cursor, settings.api_max_body_bytes)
+    client = Client(websocket, client_id, settings)
+    await _serve(client, store, hub, cursor)
 
 
-async def _serve(
-    websocket: WebSocket,
-    client_id: str,
-    store: EventStore,
-    hub: Hub,
-    after: Cursor | None,
-    max_bytes: int,
-) -> None:
+@dataclass
+class Client:
+    """Somebody who is connected."""
+
+    websocket: WebSocket
+    id: str
+    settings: Settings
+
+    async def tell(self, message: dict[str, Any]) -> None:
+        """Send a message.
+
+        Raises:
+            TooSlow: the client does not take it.
+        """
+        try:
+            async with asyncio.timeout(self.settings.api_client_patience):
+                await self.websocket.send_json(message)
+        except TimeoutError as error:
+            raise TooSlow("the client does not read its messages") from error
+
+
+async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | None) -> None:
     """Receive and push at the same time; whichever ends first ends the other."""
-    logfire.info("WebSocket connected", client_id=client_id)
+    logfire.info("WebSocket connected", client_id=client.id)
     tasks = [
-        asyncio.create_task(_receive(websocket, client_id, store, max_bytes)),
-        asyncio.create_task(_push(websocket, client_id, hub, after)),
+        asyncio.create_task(_receive(client, store)),
+        asyncio.create_task(_push(client, hub, after)),
     ]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -76,31 +96,41 @@ async def _serve(
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-            logfire.error("WebSocket failed: {error}", error=repr(result), client_id=client_id)
-    logfire.info("WebSocket disconnected", client_id=client_id)
+    await _part(client, [result for result in results if isinstance(result, Exception)])
 
 
-async def _receive(websocket: WebSocket, client_id: str, store: EventStore, max_bytes: int) -> None:
+async def _part(client: Client, errors: list[Exception]) -> None:
+    """Say why the connection ends, if it is not the client that ended it."""
+    for error in errors:
+        if isinstance(error, TooSlow | TooMany):
+            with contextlib.suppress(TimeoutError, WebSocketDisconnect):
+                async with asyncio.timeout(client.settings.api_client_patience):
+                    await client.websocket.close(TRY_AGAIN_LATER, str(error))
+        elif not isinstance(error, WebSocketDisconnect):
+            logfire.error("WebSocket failed: {error}", error=repr(error), client_id=client.id)
+    reasons = [str(error) for error in errors]
+    logfire.info("WebSocket disconnected", client_id=client.id, reasons=reasons)
+
+
+async def _receive(client: Client, store: EventStore) -> None:
     while True:
-        message = await websocket.receive()
+        message = await client.websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
         text = message.get("text")
         if text is None:
-            await websocket.send_json({"error": "message: it is binary; send JSON as text"})
+            await client.tell({"error": "message: it is binary; send JSON as text"})
         else:
             # A trace for each message: the connection's own would last as long as the client stays.
-            with attach_context({}), logfire.span("ws.receive", client_id=client_id):
-                answer = await _answer(text, client_id, store, max_bytes)
-            await websocket.send_json(answer)
+            with attach_context({}), logfire.span("ws.receive", client_id=client.id):
+                answer = await _answer(text, client, store)
+            await client.tell(answer)
 
 
-async def _answer(text: str, client_id: str, store: EventStore, max_bytes: int) -> dict[str, Any]:
+async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any]:
     """Store one message and say what to tell its sender."""
     try:
-        event = _parse(text, client_id, max_bytes)
+        event = _parse(text, client)
         await store.publish(event)
     except (InvalidEvent, EventConflict) as error:
         return {"error": str(error)}
@@ -112,7 +142,8 @@ async def _answer(text: str, client_id: str, store: EventStore, max_bytes: int) 
     return {"ack": event.id}
 
 
-def _parse(text: str, client_id: str, max_bytes: int) -> WebSocketEvent:
+def _parse(text: str, client: Client) -> WebSocketEvent:
+    max_bytes = client.settings.api_max_body_bytes
     if len(text.encode(errors="replace")) > max_bytes:
         raise InvalidEvent(f"message: it is larger than {max_bytes} bytes; send less")
     try:
@@ -123,18 +154,18 @@ def _parse(text: str, client_id: str, max_bytes: int) -> WebSocketEvent:
         raise InvalidEvent('content: it is missing; send {"content": "..."}')
     fields: dict[str, Any] = {name: data[name] for name in ("id", "content") if name in data}
     try:
-        return WebSocketEvent(source=f"ws:{client_id}", connection_id=client_id, **fields)
+        return WebSocketEvent(source=f"ws:{client.id}", connection_id=client.id, **fields)
     except ValidationError as error:
         raise InvalidEvent(sentence_of(error.errors())) from error
 
 
-async def _push(websocket: WebSocket, client_id: str, hub: Hub, after: Cursor | None) -> None:
-    wants = Wants(["agent.action"], f"ws:{client_id}")
-    try:
-        async with aclosing(hub.listen(wants, after)) as events:
-            async for cursor, event in events:
-                action = event.model_dump(mode="json")
-                with continuing(event), logfire.span("ws.push", client_id=client_id):
-                    await websocket.send_json({"action": action, "cursor": str(cursor)})
-    except (TooSlow, TooMany) as error:
-        await websocket.close(TRY_AGAIN_LATER, str(error))
+async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
+    wants = Wants(["agent.action"], f"ws:{client.id}")
+    async with aclosing(hub.listen(wants, after)) as events:
+        async for cursor, event in events:
+            if event is None:
+                await client.tell({"cursor": str(cursor)})
+                continue
+            action = event.model_dump(mode="json")
+            with continuing(event), logfire.span("ws.push", client_id=client.id):
+                await client.tell({"action": action, "cursor": str(cursor)})

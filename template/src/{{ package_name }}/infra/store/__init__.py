@@ -7,8 +7,8 @@ the ack happen exactly once; a stale worker cannot ack.
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .codec import InvalidEvent
+from .cursor import Cursor
 from .hold import ScopeMoved
-from .log import Cursor
 from .publish import EventConflict
 from .schema import EventRecord, StoreBase
 from .store import EventStore

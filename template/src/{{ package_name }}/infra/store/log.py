@@ -14,6 +14,7 @@ from ...core.events import Event
 from ...core.types import Scope
 from ..database import DATABASE_AWAY, Fetch
 from .codec import EVENT_COLUMNS, decode_known
+from .cursor import Cursor, Snapshot
 
 CURSOR_ROWS = 500  # fetched at a time: constant memory, few round trips
 
@@ -31,19 +32,20 @@ SELECT {EVENT_COLUMNS}
 # before the first event comes.
 IN_ORDER = "SET LOCAL enable_sort = off"
 
-# Neither `seq` nor transaction ids become visible in order. Below the oldest transaction that still
-# runs everything is visible for good; from there on rows are read again and those seen passed over.
+# What is in one snapshot and not in another, from a place on. `tx` is compared first: an index has it.
 FOLLOW = f"""
 SELECT {EVENT_COLUMNS}, e.tx::text AS tx
   FROM events e
  WHERE (e.tx, e.seq) > ($1::text::xid8, $2::bigint)
-   AND ($3::text[] IS NULL OR e.type = ANY ($3))
-   AND ($4::text IS NULL OR e.scope = $4)
+   AND NOT pg_visible_in_snapshot(e.tx, (SELECT $3::text::pg_snapshot))
+   AND pg_visible_in_snapshot(e.tx, (SELECT $4::text::pg_snapshot))
+   AND ($5::text[] IS NULL OR e.type = ANY ($5))
+   AND ($6::text IS NULL OR e.scope = $6)
  ORDER BY e.tx, e.seq
- LIMIT $5
+ LIMIT $7
 """  # noqa: S608 - no value goes in, only the list of columns
 
-HORIZON = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS tx"
+NOW = "SELECT pg_current_snapshot()::text AS snapshot"
 
 FIND = f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.id = $1"  # noqa: S608 - only columns
 
@@ -56,28 +58,6 @@ SELECT {EVENT_COLUMNS}
  ORDER BY e.seq DESC
  LIMIT $4
 """  # noqa: S608 - no value goes in, only the list of columns
-
-
-class Cursor(NamedTuple):
-    """A place in the log to go on reading from; opaque to clients, who get it as text."""
-
-    tx: int
-    seq: int
-
-    def __str__(self) -> str:
-        return f"{self.tx}.{self.seq}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Read a cursor that a client sends back.
-
-        Raises:
-            ValueError: it is not one of ours.
-        """
-        tx, _, seq = text.partition(".")
-        if not (tx.isdecimal() and seq.isdecimal() and len(tx) < 20 and len(seq) < 19):
-            raise ValueError(f"cursor: {text[:80]!r} is none; send one that you received, or none")
-        return cls(int(tx), int(seq))
 
 
 class Wanted(NamedTuple):
@@ -99,58 +79,61 @@ async def replay(
                 yield event
 
 
-async def horizon(fetch: Fetch) -> Cursor:
-    """Return the cursor below which the log is complete for good."""
+async def end(fetch: Fetch) -> Cursor:
+    """Return the cursor of a reader who has seen all that is visible now."""
     with logfire.suppress_instrumentation():  # looking is not news
-        return Cursor(int((await fetch(HORIZON))[0]["tx"]), 0)
+        return Cursor.at(Snapshot.parse((await fetch(NOW))[0]["snapshot"]))
 
 
-async def read_after(
-    fetch: Fetch, cursor: Cursor, wanted: Wanted, limit: int
-) -> list[tuple[Cursor, Event | None]]:
-    """Return what is visible after a cursor, oldest transaction first; None for unknown shapes."""
-    with logfire.suppress_instrumentation():  # looking is not news
-        rows = await fetch(FOLLOW, str(cursor.tx), cursor.seq, *wanted, limit)
-    return [(Cursor(int(row["tx"]), row["seq"]), decode_known(row)) for row in rows]
+async def read_on(
+    fetch: Fetch, place: Cursor, wanted: Wanted
+) -> AsyncGenerator[tuple[Cursor, Event | None]]:
+    """Yield all that became visible after a cursor, a page at a time; at last None.
+
+    Each comes with the cursor of a reader who has seen it and all before it.
+    """
+    async for pair in _read_window(fetch, place, wanted):
+        yield pair
+    now = await end(fetch)
+    if now.until != place.until:
+        new = Cursor(place.until, now.until, place.until.xmin, 0)
+        async for pair in _read_window(fetch, new, wanted):
+            yield pair
+    yield now, None
+
+
+async def _read_window(
+    fetch: Fetch, place: Cursor, wanted: Wanted
+) -> AsyncGenerator[tuple[Cursor, Event]]:
+    """Yield what a cursor's second snapshot has beyond its first, and beyond its place."""
+    more = place.before != place.until
+    while more:
+        snapshots = str(place.before), str(place.until)
+        with logfire.suppress_instrumentation():  # looking is not news
+            rows = await fetch(FOLLOW, str(place.tx), place.seq, *snapshots, *wanted, CURSOR_ROWS)
+        for row in rows:
+            place = place._replace(tx=int(row["tx"]), seq=row["seq"])
+            if event := decode_known(row):
+                yield place, event
+        more = len(rows) == CURSOR_ROWS
 
 
 async def follow(
     fetch: Fetch, after: Cursor | None, wanted: Wanted, changed: asyncio.Event, settings: Settings
 ) -> AsyncGenerator[tuple[Cursor, Event]]:
-    """Yield what becomes visible after a cursor; outlasts a database that is away.
-
-    `floor` is where everything is visible for good; what was seen above it is passed over.
-    """
-    floor = after
-    seen: set[Cursor] = set()
+    """Yield what becomes visible after a cursor, or from now on; outlasts a database that is away."""
+    place = after
     while True:
         changed.clear()
         try:
-            stable = await horizon(fetch)
-            if floor is None:  # from now on: what is there already is not news
-                floor = stable
-                seen = {place async for place, _ in read_all_after(fetch, floor, wanted)}
-            async for place, event in read_all_after(fetch, floor, wanted):
-                if place not in seen:
-                    seen.add(place)
-                    yield min(place, stable), event  # no further than the log is complete
-            floor = max(floor, stable)
-            seen = {place for place in seen if place > floor}
+            start = place = place or await end(fetch)
+            async for place, event in read_on(fetch, start, wanted):
+                if event is not None:
+                    yield place, event
         except DATABASE_AWAY as error:
             logfire.warn("The log cannot be followed: {error}", error=repr(error))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), settings.event_fallback_check)
-
-
-async def read_all_after(
-    fetch: Fetch, cursor: Cursor, wanted: Wanted
-) -> AsyncGenerator[tuple[Cursor, Event]]:
-    """Yield all that is visible after a cursor, a page at a time."""
-    while found := await read_after(fetch, cursor, wanted, CURSOR_ROWS):
-        for place, event in found:
-            if event is not None:
-                yield place, event
-        cursor = found[-1][0]
 
 
 async def find(fetch: Fetch, event_id: str) -> Event | None:

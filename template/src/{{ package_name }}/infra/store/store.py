@@ -17,8 +17,9 @@ from ..database import Fetch, fetch_in
 from . import admin, claim, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
+from .cursor import Cursor
 from .lanes import Lane
-from .log import Cursor, Wanted
+from .log import Wanted
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Subscription
@@ -241,7 +242,7 @@ class EventStore:
     ) -> AsyncGenerator[tuple[Cursor, Event]]:
         """Yield events as they commit, from `after` or from now, each with a cursor to resume from.
 
-        Resuming may repeat events whose transactions overlapped; none is left out.
+        A reader that resumes gets each event once, however transactions overlapped.
         """
         wanted = Wanted(event_types, scope)
         async with self.waking() as changed:
@@ -251,17 +252,17 @@ class EventStore:
                     yield pair
 
     async def end(self) -> Cursor:
-        """Return the cursor from which `follow` yields what commits from now on."""
-        return await log.horizon(self._read_log)
+        """Return the cursor from which `follow` yields what becomes visible from now on."""
+        return await log.end(self._read_log)
 
-    async def read_since(
+    async def read_on(
         self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Event]]:
-        """Yield what the log has after a cursor, up to now."""
-        stable = await log.horizon(self._read_log)
+    ) -> AsyncGenerator[tuple[Cursor, Event | None]]:
+        """Yield what the log has after a cursor, up to now; at last None and the cursor of now."""
         wanted = Wanted(event_types, scope)
-        async for place, event in log.read_all_after(self._read_log, cursor, wanted):
-            yield min(place, stable), event
+        async with aclosing(log.read_on(self._read_log, cursor, wanted)) as found:
+            async for pair in found:
+                yield pair
 
     @asynccontextmanager
     async def waking(self) -> AsyncGenerator[asyncio.Event]:
