@@ -10,7 +10,7 @@ from pytest_copie.plugin import Copie, Result
 
 from demo.render import REPOSITORY, snapshot
 
-collect_ignore = ["store"]  # runs in a rendered project
+collect_ignore = ["trials"]  # runs in a rendered project
 
 type Copy = Callable[..., Result]
 

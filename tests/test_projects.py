@@ -66,7 +66,7 @@ def projects(template: Path) -> dict[str, Path]:
     paths[STORE] = home / STORE
     shutil.rmtree(paths[STORE], ignore_errors=True)
     shutil.copytree(paths["defaults"], paths[STORE])
-    shutil.copytree(REPOSITORY / "tests" / "store", paths[STORE] / "tests", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "tests" / "trials", paths[STORE] / "tests", dirs_exist_ok=True)
     shutil.copytree(REPOSITORY / "benchmarks", paths[STORE] / "benchmarks")
     return paths
 
@@ -77,7 +77,7 @@ def environment(projects: dict[str, Path]) -> Path:
     sync(projects["locks=redis"], SHARED)
     more = [
         part
-        for folder in ("benchmarks", "tests/store")
+        for folder in ("benchmarks", "tests/trials")
         for part in ("-r", REPOSITORY / folder / "requirements.txt")
     ]
     install = [UV, "pip", "install", "--quiet", "--python", SHARED / "bin" / "python", *more]

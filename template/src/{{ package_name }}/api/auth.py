@@ -6,17 +6,20 @@ Without `API_KEYS` everybody may, which production refuses to start with.
 import hmac
 from typing import Annotated
 
-from fastapi import Header, HTTPException, status
+from fastapi import HTTPException, Request, Security, status
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ..config import Settings
 from .deps import SettingsDep
 
+documented = HTTPBearer(auto_error=False, description="One of `API_KEYS`")
 
-def require_key(
-    settings: SettingsDep, authorization: Annotated[str | None, Header()] = None
-) -> None:
+type Documented = Annotated[HTTPAuthorizationCredentials | None, Security(documented)]
+
+
+def require_key(settings: SettingsDep, request: Request, _: Documented) -> None:
     """Refuse a request without a known key."""
-    if key_of(settings, authorization) is None:
+    if key_of(settings, request.headers.get("authorization")) is None:
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED,
             "Authorization: send a valid key as `Bearer <key>`",

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from ..core.events import event_types
+from ..core.events import INTERNAL_TYPES, event_types
 from ..infra.database import DATABASE_AWAY
 from ..infra.store import EventConflict, InvalidEvent
 
@@ -21,14 +21,24 @@ class Problem(BaseModel):
     detail: str
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body cannot be read"},
+type Responses = dict[int | str, dict[str, Any]]
+
+PROBLEMS: Responses = {
     401: {"model": Problem, "description": "No valid key"},
-    409: {"model": Problem, "description": "The id is known with other content"},
     413: {"model": Problem, "description": "The body is too large"},
     422: {"model": Problem, "description": "A field is missing or wrong"},
     503: {"model": Problem, "description": "The database is away"},
 }
+
+PUBLISHING: Responses = {
+    400: {"model": Problem, "description": "The body cannot be read"},
+    409: {"model": Problem, "description": "The id is known with other content"},
+}
+
+
+def missing(what: str) -> Responses:
+    """Document that a route may not find what its address names."""
+    return {404: {"model": Problem, "description": f"No such {what}"}}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -63,13 +73,14 @@ def sentence_of(errors: Any) -> str:
 
 def _one(error: dict[str, Any]) -> str:
     types = event_types()
+    allowed = ", ".join(name for name in types if name not in INTERNAL_TYPES)
     place = [str(part) for part in error["loc"] if part != "body" and part not in types]
     field = ".".join(place) or "body"
     match error["type"]:
         case "union_tag_invalid":
-            return f"type: {error['ctx']['tag']!r} is no known event type; use one of {', '.join(types)}"
+            return f"type: {error['ctx']['tag']!r} is no known event type; use one of {allowed}"
         case "union_tag_not_found":
-            return f"type: it is missing; use one of {', '.join(types)}"
+            return f"type: it is missing; use one of {allowed}"
         case "json_invalid":
             return "body: it is not valid JSON; send one JSON object"
         case "missing":

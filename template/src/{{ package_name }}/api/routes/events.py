@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Body, HTTPException, Query
 from pydantic import BaseModel
 
-from ...core.events import INTERNAL_TYPES, Event, event_types
+from ...core.events import Event
 from ...infra.store import InvalidEvent
 from ..deps import SettingsDep, StoreDep
-from ..errors import PROBLEMS
+from ..errors import PROBLEMS, PUBLISHING, missing
+from ..incoming import IncomingEvent
 
 router = APIRouter(responses=PROBLEMS)
 
@@ -83,25 +84,22 @@ class Retrying(BaseModel):
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("")
-async def publish_event(event: Event, store: StoreDep) -> Accepted:
+@router.post("", responses=PUBLISHING)
+async def publish_event(event: Annotated[IncomingEvent, Body()], store: StoreDep) -> Accepted:
     """Store an event for the agent; sending it again with the same id changes nothing."""
-    _refuse_internal(event)
     new = await store.publish(event)
     return Accepted(id=event.id, status="published" if new else "duplicate")
 
 
-@router.post("/batch")
+@router.post("/batch", responses=PUBLISHING)
 async def publish_batch(
-    events: list[Event], store: StoreDep, settings: SettingsDep
+    events: list[IncomingEvent], store: StoreDep, settings: SettingsDep
 ) -> BatchAccepted:
     """Store many events, all or none of them."""
     if len(events) > settings.api_max_batch:
         raise InvalidEvent(
             f"body: it has {len(events)} events; send at most {settings.api_max_batch} at once"
         )
-    for event in events:
-        _refuse_internal(event)
     return BatchAccepted(count=len(events), published=await store.publish_many(events))
 
 
@@ -127,7 +125,7 @@ async def list_dlq(store: StoreDep, limit: Limit = 100) -> DeadLetters:
     return DeadLetters(count=len(letters), events=letters)
 
 
-@router.post("/dlq/{event_id}/retry", responses={404: {"description": "No such dead letter"}})
+@router.post("/dlq/{event_id}/retry", responses=missing("dead letter"))
 async def retry_dlq_event(event_id: str, store: StoreDep) -> Retrying:
     """Give a dead letter all its attempts again."""
     if not await store.dlq_retry(_storable(event_id) or ""):
@@ -135,7 +133,7 @@ async def retry_dlq_event(event_id: str, store: StoreDep) -> Retrying:
     return Retrying(status="retrying", event_id=event_id)
 
 
-@router.get("/{event_id}", responses={404: {"description": "No such event"}})
+@router.get("/{event_id}", responses=missing("event"))
 async def get_event(event_id: str, store: StoreDep) -> EventDetails:
     """Look at one event and what became of it."""
     event = await store.find(_storable(event_id) or "")
@@ -143,14 +141,6 @@ async def get_event(event_id: str, store: StoreDep) -> EventDetails:
         raise HTTPException(404, f"event_id: there is no event {event_id!r}")
     deliveries = [Delivery(**status._asdict()) for status in await store.status(event.id)]
     return EventDetails(event=event, recorded_at=event.recorded_at, deliveries=deliveries)
-
-
-def _refuse_internal(event: Event) -> None:
-    if event.type in INTERNAL_TYPES:
-        allowed = ", ".join(name for name in event_types() if name not in INTERNAL_TYPES)
-        raise InvalidEvent(
-            f"type: only the service itself publishes {event.type!r}; use one of {allowed}"
-        )
 
 
 def _storable(text: str | None) -> str | None:

@@ -1,0 +1,43 @@
+"""The events that clients may publish: all but those that only the service itself does."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from ..core.events import INTERNAL_TYPES, Event, event_types
+
+
+def refuse_internal(event: Event) -> Event:
+    """Refuse what only the service itself publishes.
+
+    Raises:
+        PydanticCustomError: the event is of such a type.
+    """
+    if event.type in INTERNAL_TYPES:
+        allowed = ", ".join(name for name in event_types() if name not in INTERNAL_TYPES)
+        raise PydanticCustomError(
+            "internal",
+            "type: only the service itself publishes '{type}'; use one of {allowed}",
+            {"type": event.type, "allowed": allowed},
+        )
+    return event
+
+
+class LeftOut:
+    """Leaves the internal types out of the API's documentation."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return the schema of the union without them."""
+        schema = handler(core_schema)
+        known = schema["discriminator"]["mapping"]
+        mapping = {name: ref for name, ref in known.items() if name not in INTERNAL_TYPES}
+        schema["oneOf"] = [{"$ref": ref} for ref in mapping.values()]
+        schema["discriminator"]["mapping"] = mapping
+        return schema
+
+
+# A named type: FastAPI would take an anonymous union apart, and document it wrongly.
+type IncomingEvent = Annotated[Event, AfterValidator(refuse_internal), LeftOut()]

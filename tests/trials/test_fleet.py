@@ -1,0 +1,133 @@
+"""Several workers on one database, with locks that reach across processes: each scope is in one hand.
+
+Real processes, whose triggers write down when they look at which scope.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from my_agent.config import Settings
+from my_agent.core.events import ActionEvent, HTTPEvent
+from my_agent.infra.store import EventStore
+
+from .journal import Journal, kill, stop, until_done
+from .processes import PATIENCE, environment, start
+from .stores import LONG_AGO
+
+SCOPES, EVENTS = 200, 5_000
+LARGE, SMALL = 2_000, 5  # events of one scope, and of each of the others
+
+type Worker = Callable[..., Awaitable[asyncio.subprocess.Process]]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """Where the test's workers write."""
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]:
+    """Start workers, which do not outlive the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start_worker(*options: str) -> asyncio.subprocess.Process:
+            command = ["-m", "tests.deciding", str(journal.path), *options]
+            process = await start(*command, env=environment(settings))
+            stack.push_async_callback(kill, process)
+            async with asyncio.timeout(PATIENCE):
+                while not journal.count("ready")[str(process.pid)]:
+                    await asyncio.sleep(0.02)
+            return process
+
+        yield start_worker
+
+
+def events_of(scopes: list[str]) -> list[HTTPEvent]:
+    """One event for each of these scopes, whose timestamps are in no order."""
+    shuffled = random.Random(7)  # noqa: S311 - the same order each time
+    now = datetime.now(UTC)
+    return [
+        HTTPEvent(
+            source="test",
+            scope=scope,
+            method="GET",
+            path=f"/{number}",
+            timestamp=now - timedelta(seconds=shuffled.uniform(0, 60)),
+        )
+        for number, scope in enumerate(scopes)
+    ]
+
+
+async def test_two_workers_have_each_scope_in_one_hand_and_each_event_in_one_action(
+    store: EventStore, worker: Worker, journal: Journal
+) -> None:
+    events = events_of([f"scope:{number % SCOPES}" for number in range(EVENTS)])
+    workers = [await worker("--pause", "0.001") for _ in range(2)]
+
+    await store.publish_many(events)
+    await until_done(store)
+    await stop(*workers)
+
+    looks = journal.path.read_text().splitlines()
+    assert overlapping(looks) == [], "no two handlers of one scope at once"
+    assert len({line.split()[2] for line in looks if line.startswith("enter")}) == 2, "both worked"
+    assert journal.count("unsorted") == Counter(), "contexts are sorted"
+    assert await covered(store) == Counter(event.id for event in events)
+
+
+def overlapping(looks: list[str]) -> list[str]:
+    """Return the lines at which a handler entered a scope that another had not left."""
+    inside: dict[str, str] = {}
+    found: list[str] = []
+    for line in looks:
+        what, scope, process = line.split()
+        if what == "enter":
+            if scope in inside:
+                found.append(line)
+            inside[scope] = process
+        elif what == "leave":
+            inside.pop(scope, None)
+    return found
+
+
+async def covered(store: EventStore) -> Counter[str]:
+    """Count in how many actions each event is."""
+    actions = store.replay(LONG_AGO, event_types=["agent.action"])
+    found: Counter[str] = Counter()
+    async for action in actions:
+        assert isinstance(action, ActionEvent)
+        found.update(action.covers)
+    return found
+
+
+async def test_a_scope_with_thousands_of_events_does_not_delay_the_others(
+    store: EventStore, worker: Worker
+) -> None:
+    small = [f"scope:{number}" for number in range(SCOPES - 1) for _ in range(SMALL)]
+    await store.publish_many(events_of(["large"] * LARGE + small))
+
+    workers = [await worker("--pause", "0.005") for _ in range(2)]
+    async with asyncio.timeout(PATIENCE):
+        while (await left(store))["small"]:
+            await asyncio.sleep(0.05)
+
+    assert (await left(store))["large"] > LARGE / 2, "the others need not wait until it is done"
+    await stop(*workers)
+
+
+async def left(store: EventStore) -> dict[str, int]:
+    """Return how many events of the large scope, and of the others, are still to be decided on."""
+    [row] = await store.fetch(
+        "SELECT count(*) FILTER (WHERE scope = 'large') AS large,"
+        " count(*) FILTER (WHERE scope <> 'large') AS small"
+        " FROM deliveries WHERE held_at IS NULL"
+    )
+    return {"large": row["large"], "small": row["small"]}
