@@ -1,0 +1,85 @@
+"""What a module of a rendered project rests on: itself and all that it imports, however far away.
+
+Two projects in which that is the same cannot differ in the module's types, nor, for a module of tests
+that looks at nothing else, in whether they pass.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import PurePosixPath
+
+type Tree = dict[str, str]
+"""The digests of a project's files by their paths."""
+
+LOOKS_AT_EVERYTHING = ("processes import", "command: Command", "read_text", ".rglob(", ".glob(")
+"""What shows that a test starts the service, or reads the project's files."""
+
+
+class Closures:
+    """The closures of one project's modules."""
+
+    def __init__(self, tree: Tree, texts: dict[str, bytes]) -> None:
+        self._tree = tree
+        self._texts = texts
+        self._package = next(name.split("/")[1] for name in tree if name.startswith("src/"))
+        self._imports = {
+            name: {file for module in imported(texts[digest], name) for file in self._files(module)}
+            for name, digest in tree.items()
+            if name.endswith(".py")
+        }
+
+    def types_of(self, name: str) -> str:
+        """Return a digest of all that a module's types depend on."""
+        return self._digest(self._reached({name}))
+
+    def tests_of(self, name: str) -> str:
+        """Return a digest of all that a module of tests can notice."""
+        if any(sign in self._texts[self._tree[name]].decode() for sign in LOOKS_AT_EVERYTHING):
+            return self._digest(set(self._tree))
+        roots = {name, "tests/conftest.py", "tests/__init__.py"}
+        reached = self._reached(roots)
+        if any("/migrations/" in each for each in reached):
+            reached |= {each for each in self._tree if "/migrations/" in each}
+        return self._digest(reached)
+
+    def _reached(self, names: set[str]) -> set[str]:
+        reached: set[str] = set()
+        left = names
+        while left:
+            reached |= left
+            left = set[str]().union(*(self._imports[name] for name in left)) - reached
+        return reached
+
+    def _files(self, module: tuple[str, ...]) -> list[str]:
+        """Return the files that are run when something is imported from a module."""
+        if module[0] == self._package:
+            module = ("src", *module)
+        paths = ["/".join(module[:end]) for end in range(1, len(module) + 1)]
+        candidates = [file for path in paths for file in (f"{path}/__init__.py", f"{path}.py")]
+        return [file for file in candidates if file in self._tree]
+
+    def _digest(self, names: set[str]) -> str:
+        parts = [f"{name} {self._tree[name]}" for name in sorted(names)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def imported(text: bytes, name: str) -> frozenset[tuple[str, ...]]:
+    """Return the modules that a file of a project imports, and what it imports from them."""
+    folder = PurePosixPath(name).parent.parts
+    in_package = folder[1:] if folder[:1] == ("src",) else folder
+    return _imported(text, in_package, name.startswith("tests/"))
+
+
+@cache
+def _imported(text: bytes, folder: tuple[str, ...], at_the_top: bool) -> frozenset[tuple[str, ...]]:
+    tree = ast.parse(text)
+    found: set[tuple[str, ...]] = set()
+    for node in tree.body if at_the_top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {module, *((*module, alias.name) for alias in node.names)} - {()}
+    return frozenset(found)

@@ -1,0 +1,184 @@
+"""Every combination of answers, rendered: quickly, since most answers do not reach most files.
+
+Each file of the template is rendered once for each combination of the answers that it looks at, which
+Jinja is made to say; a project is then a mapping of paths to such files. That these are the projects
+that Copier itself renders is checked by rendering several both ways.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import copier
+from jinja2 import Environment, FileSystemLoader
+from jinja2.runtime import Context
+
+ALL_FIELDS = (
+    "{order.placed: {order_id: str, count: int, total: float, paid: bool, at: datetime,"
+    " tags: [str], sizes: 'list[int]?', note: 'str?'}, order.paid: {}}"
+)
+
+VALUES: dict[str, list[Any]] = {
+    "loop": ["reference", "realtime", "batch", "parallel"],
+    "trigger": ["error_threshold", "immediate", "periodic_summary"],
+    "locks": ["memory", "postgres", "redis"],
+    "event_types": ["error.reported: {service: str, message: str}", "[]", "[job.done]", ALL_FIELDS],
+    "license": ["MIT", "Apache-2.0", "BSD-3-Clause", "proprietary"],
+    "python_version": ["3.12", "3.13"],
+    "ci": ["github", "none"],
+    "project_name": ["My Agent", "Ab", "A" * 39 + "z"],
+}
+"""What each question is answered with, the default first."""
+
+BEHAVIOUR = ("loop", "trigger", "locks")
+ANSWERS_FILE = ".copier-answers.yml"
+
+type Answers = dict[str, str]
+
+
+def combinations() -> Iterator[Answers]:
+    """Yield every combination of answers."""
+    for values in itertools.product(*VALUES.values()):
+        yield dict(zip(VALUES, values, strict=True))
+
+
+def behaviours() -> list[Answers]:
+    """Return one combination for each behaviour, so that every two answers meet in one of them."""
+    others = [name for name in VALUES if name not in BEHAVIOUR]
+    missing = {pair for answers in combinations() for pair in pairs(answers)}
+    chosen: list[Answers] = []
+    for values in itertools.product(*(VALUES[name] for name in BEHAVIOUR)):
+        behaviour = dict(zip(BEHAVIOUR, values, strict=True))
+        best = max(
+            (
+                behaviour | dict(zip(others, rest, strict=True))
+                for rest in itertools.product(*(VALUES[name] for name in others))
+            ),
+            key=lambda answers: len(missing & set(pairs(answers))),
+        )
+        missing -= set(pairs(best))
+        chosen.append(best)
+    if missing:
+        raise AssertionError(f"these answers never meet: {missing}")
+    return chosen
+
+
+def pairs(answers: Answers) -> Iterable[tuple[tuple[str, str], ...]]:
+    """Return every two answers of a combination."""
+    return itertools.combinations(sorted(answers.items()), 2)
+
+
+def named(answers: Answers) -> str:
+    """Return a name for a combination that tells it from the others: what is not a default."""
+    changed = [
+        f"{name}={VALUES[name].index(value) if name in ('event_types', 'project_name') else value}"
+        for name, value in answers.items()
+        if value != VALUES[name][0]
+    ]
+    return " ".join(changed) or "defaults"
+
+
+@dataclass
+class Piece:
+    """One file of the template: what it became, for each combination of the answers it looked at."""
+
+    path: Path
+    seen: list[tuple[dict[str, Any], tuple[str, str] | None]] = field(
+        default_factory=list[tuple[dict[str, Any], tuple[str, str] | None]]
+    )
+    """Answers, and the path and the digest of what was rendered; None if that is no file."""
+
+
+class Renderer:
+    """Renders projects from one template, as Copier does."""
+
+    def __init__(self, template: Path, scratch: Path) -> None:
+        self._template = template
+        self._scratch = scratch
+        self._root = template / "template"
+        self._contexts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._looked_at: set[str] = set()
+        self._env = self._environment()
+        self.texts: dict[str, bytes] = {}
+        """What the files say, by digest."""
+        self._pieces = [Piece(path) for path in sorted(self._root.rglob("*")) if path.is_file()]
+
+    def tree(self, answers: Answers) -> dict[str, str]:
+        """Return the digests of a project's files by their paths, the answers file aside."""
+        context = self._context(answers)
+        tree: dict[str, str] = {}
+        for piece in self._pieces:
+            if (found := self._find(piece, context)) is not None:
+                tree[found[0]] = found[1]
+        return tree
+
+    def write(self, tree: dict[str, str], target: Path) -> None:
+        """Write a project's files, which no longer may look alike only."""
+        for name, digest in tree.items():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.texts[digest])
+
+    def _find(self, piece: Piece, context: dict[str, Any]) -> tuple[str, str] | None:
+        for answers, found in piece.seen:
+            if all(context.get(name) == value for name, value in answers.items()):
+                return found
+        self._looked_at.clear()
+        found = self._render(piece.path, context)
+        piece.seen.append(({name: context.get(name) for name in self._looked_at}, found))
+        return found
+
+    def _render(self, path: Path, context: dict[str, Any]) -> tuple[str, str] | None:
+        if "_copier_conf" in path.name:  # the answers file
+            return None
+        parts = [
+            self._env.from_string(part).render(context)
+            for part in path.relative_to(self._root).parts
+        ]
+        if not all(parts):
+            return None
+        name = "/".join(parts)
+        data = path.read_bytes()
+        if name.endswith(".jinja"):
+            name = name.removesuffix(".jinja")
+            data = self._env.from_string(data.decode()).render(context).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        self.texts[digest] = data
+        return name, digest
+
+    def _context(self, answers: Answers) -> dict[str, Any]:
+        """Return all answers, with those that Copier derives or reads as YAML."""
+        asked = {name: answers[name] for name in ("project_name", "event_types")}
+        key = (asked["project_name"], asked["event_types"])
+        if key not in self._contexts:
+            worker = self._worker(asked)
+            self._contexts[key] = dict(worker.answers.combined)
+        plain = {name: value for name, value in answers.items() if name not in asked}
+        return self._contexts[key] | plain
+
+    def _environment(self) -> Environment:
+        looked_at = self._looked_at
+
+        class Watched(Context):
+            def resolve_or_missing(self, key: str) -> Any:
+                looked_at.add(key)
+                return super().resolve_or_missing(key)
+
+        env = self._worker({}).jinja_env
+        env.context_class = Watched
+        env.loader = FileSystemLoader(self._template)  # Copier has deleted the clone that it used
+        return env
+
+    def _worker(self, answers: dict[str, str]) -> Any:  # Copier's own type is not public
+        return copier.run_copy(
+            str(self._template),
+            self._scratch,
+            data=answers,
+            vcs_ref="HEAD",
+            defaults=True,
+            quiet=True,
+            pretend=True,
+        )

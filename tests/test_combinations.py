@@ -1,0 +1,291 @@
+"""Every combination of answers: it renders, is well-formed, typed, and has nothing that it did not ask for.
+
+A file that several projects share is looked at once, and so is a module whose imports are the same.
+"""
+
+import ast
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from demo.render import BUILD, REPOSITORY
+
+from .closure import Closures
+from .combinations import VALUES, Answers, Renderer, combinations, named
+
+HOME = BUILD / "trees"
+CODE = ("src/", "tests/", "scripts/")
+SETTINGS = ("pyproject.toml", "/config.py")  # of Ruff, and what shows it where the package is
+NOT_IN_THE_CODE = ("license", "ci", "python_version")
+"""Answers that no code depends on; a test holds them to that."""
+
+LONGEST_PATH = 200  # characters: Windows allows 260, and the project lies somewhere
+RESERVED = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$')  # in a name, on Windows
+RESERVED_NAMES = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+UNCHOSEN: dict[tuple[str, str], str] = {
+    ("locks", "redis"): r"\bredis\b|valkey",
+    ("locks", "postgres"): r"try_advisory",
+    ("loop", "batch"): r"agent_batch_",
+    ("ci", "github"): r"github actions|\.github|dependabot",
+    ("license", "MIT"): r"MIT License|\bMIT\b",
+    ("license", "Apache-2.0"): r"Apache",
+    ("license", "BSD-3-Clause"): r"BSD",
+    ("trigger", "error_threshold"): r"error_threshold",
+    ("trigger", "immediate"): r"immediate_trigger",
+    ("trigger", "periodic_summary"): r"periodic_summary",
+    ("event_types", VALUES["event_types"][0]): r"error\.reported|ErrorReported",
+    ("event_types", VALUES["event_types"][2]): r"job\.done|JobDone",
+    ("event_types", VALUES["event_types"][3]): r"OrderPlacedEvent",
+}
+"""Words that a project does not have unless it was answered so."""
+
+
+@dataclass
+class Trees:
+    """All projects."""
+
+    by_answers: list[tuple[Answers, dict[str, str]]]
+    texts: dict[str, bytes]
+
+    def having_each_file(self) -> Iterable[dict[str, str]]:
+        """Yield parts of projects in which every distinct file is once, with what says how to look at it."""
+        known: set[tuple[str, str]] = set()
+        for _, tree in self.by_answers:
+            if new := tree.items() - known:
+                known |= new
+                marks = {name for name in tree if name.endswith(SETTINGS)}
+                yield dict(new) | {name: tree[name] for name in marks}
+
+    def of_code(self) -> dict[str, tuple[Answers, dict[str, str]]]:
+        """Return one project for each distinct code, by what makes it so; names make none."""
+        found: dict[frozenset[tuple[str, str]], tuple[Answers, dict[str, str]]] = {}
+        for answers, tree in self.by_answers:
+            if answers["project_name"] == VALUES["project_name"][0]:
+                code = code_in(tree)
+                found.setdefault(frozenset(code.items()), (answers, code))
+        return {named(answers): (answers, code) for answers, code in found.values()}
+
+
+def code_in(tree: dict[str, str]) -> dict[str, str]:
+    """Return the part of a project that Python runs."""
+    return {
+        name: digest
+        for name, digest in tree.items()
+        if name.startswith(CODE) and name.endswith(".py")
+    }
+
+
+@pytest.fixture(scope="module")
+def trees(renderer: Renderer) -> Trees:
+    """All projects, as paths and digests."""
+    found = [(answers, renderer.tree(answers)) for answers in combinations()]
+    return Trees(found, renderer.texts)
+
+
+@pytest.fixture(scope="module")
+def written(trees: Trees, renderer: Renderer) -> list[Path]:
+    """Every distinct file, in as much of a project as its formatting depends on."""
+    home = HOME / "files"
+    shutil.rmtree(home, ignore_errors=True)
+    made: list[Path] = []
+    for number, tree in enumerate(trees.having_each_file()):
+        made.append(home / f"{number:03}")
+        renderer.write(tree, made[-1])
+    return made
+
+
+def test_every_combination_renders_and_nothing_of_the_template_is_left(trees: Trees) -> None:
+    for digest, name in {
+        digest: name for _, tree in trees.by_answers for name, digest in tree.items()
+    }.items():
+        text = trees.texts[digest].decode()
+        # GitHub's own expressions start with a dollar sign.
+        left = re.findall(r"(?<!\$)\{\{(?!\.).*|\{%.*|\{#.*", text)
+        assert not left, f"{name} was not rendered: {left[0]}"
+        assert "\r" not in text, f"{name} has line ends that are not LF"
+
+
+def test_answers_that_no_code_depends_on_change_no_code(trees: Trees) -> None:
+    code: dict[frozenset[tuple[str, str]], set[frozenset[tuple[str, str]]]] = defaultdict(set)
+    for answers, tree in trees.by_answers:
+        rest = frozenset(item for item in answers.items() if item[0] not in NOT_IN_THE_CODE)
+        code[rest].add(frozenset(item for item in tree.items() if item[0].startswith(CODE)))
+
+    assert {len(found) for found in code.values()} == {1}
+
+
+def test_a_name_changes_no_code_but_the_name(trees: Trees) -> None:
+    codes: dict[frozenset[tuple[str, str]], set[frozenset[tuple[str, str]]]] = defaultdict(set)
+    shapes: dict[tuple[str, str], str] = {}
+    for answers, tree in trees.by_answers:
+        code = code_in(tree)
+        package = next(name.split("/")[1] for name in code if name.startswith("src/"))
+        for digest in code.values():
+            if (digest, package) not in shapes:
+                shapes[digest, package] = shape(trees.texts[digest].decode(), package, answers)
+        alike = frozenset(
+            (name.replace(f"src/{package}/", "src/"), shapes[digest, package])
+            for name, digest in code.items()
+        )
+        codes[frozenset(answers.items() - {("project_name", answers["project_name"])})].add(alike)
+
+    assert {len(alike) for alike in codes.values()} == {1}
+
+
+def shape(text: str, package: str, answers: Answers) -> str:
+    """Return a digest of what some code does, whatever the project's names and how lines are broken."""
+    command = re.sub("[^a-z0-9]+", "-", answers["project_name"].lower())
+    tree = ast.dump(ast.parse(text))
+    for name in (answers["project_name"], command, package):
+        tree = re.sub(rf"\b{re.escape(name)}\b", "NAME", tree)
+    return hashlib.sha256(tree.encode()).hexdigest()
+
+
+def test_every_distinct_file_of_python_compiles(trees: Trees) -> None:
+    for digest, name in {
+        digest: name for _, tree in trees.by_answers for name, digest in tree.items()
+    }.items():
+        if name.endswith(".py"):
+            compile(trees.texts[digest], name, "exec")
+
+
+def test_every_distinct_file_is_formatted_and_linted(written: list[Path]) -> None:
+    for command in (["format", "--check", "--diff"], ["check"]):
+        checked = subprocess.run(
+            ["ruff", *command, "--no-cache", "."],
+            cwd=HOME / "files",
+            capture_output=True,
+            text=True,
+        )
+        assert checked.returncode == 0, checked.stdout[-5000:]
+
+
+@pytest.mark.parametrize(
+    ("question", "value"),
+    UNCHOSEN,
+    ids=[f"{question}-{n}" for n, (question, _) in enumerate(UNCHOSEN)],
+)
+def test_only_who_answered_so_hears_of_it(trees: Trees, question: str, value: str) -> None:
+    word = re.compile(UNCHOSEN[question, value], re.IGNORECASE)
+    innocent = {
+        (name, digest)
+        for answers, tree in trees.by_answers
+        if answers[question] != value
+        for name, digest in tree.items()
+    }
+    guilty = {name for name, digest in innocent if word.search(trees.texts[digest].decode())}
+
+    assert not guilty, f"they speak of {value} although nobody asked for it"
+    assert any(
+        word.search(trees.texts[digest].decode())
+        for answers, tree in trees.by_answers
+        if answers[question] == value
+        for digest in tree.values()
+    ), "the word says nothing"
+
+
+def test_every_setting_is_used_by_the_code(trees: Trees) -> None:
+    for name, (answers, code) in trees.of_code().items():
+        if answers["event_types"] != VALUES["event_types"][0]:
+            continue  # no setting has to do with those
+        package = next(path for path in code if path.endswith("/config.py"))
+        fields = re.findall(r"^    (\w+): .+=", trees.texts[code[package]].decode(), re.MULTILINE)
+        used = "\n".join(
+            trees.texts[digest].decode()
+            for path, digest in code.items()
+            if path.startswith("src/") and path != package
+        )
+        config = trees.texts[code[package]].decode()
+        unused = [
+            each
+            for each in fields
+            if not re.search(rf"\b{each}\b", used) and not re.search(rf"self\.{each}\b", config)
+        ]
+        assert not unused, f"{name} has settings that nothing reads: {unused}"
+
+
+def test_every_tree_can_be_checked_out_on_windows_and_macos(trees: Trees) -> None:
+    template = [path.relative_to(REPOSITORY) for path in sorted(REPOSITORY.glob("template/**/*"))]
+    variants = [path.relative_to(REPOSITORY) for path in sorted(REPOSITORY.glob("variants/**/*"))]
+    rendered = {name for _, tree in trees.by_answers for name in tree}
+    for path in {*template, *variants, *map(PurePosixPath, rendered)}:
+        assert len(str(path)) < LONGEST_PATH, f"{path} is too long"
+        for part in path.parts:
+            assert not RESERVED_NAMES.search(part), f"{path} has a name that Windows reserves"
+            assert not RESERVED.search(part), f"{path} has a character that Windows refuses"
+    for names in [*(tree.keys() for _, tree in trees.by_answers), map(str, template)]:
+        folded = [name.casefold() for name in names]
+        assert len(folded) == len(set(folded)), "two paths differ in case alone"
+    links = [path for path in [*template, *variants] if (REPOSITORY / path).is_symlink()]
+    assert not links
+
+
+@pytest.fixture(scope="module")
+def code(trees: Trees, renderer: Renderer) -> dict[str, Path]:
+    """A folder for each distinct code, by what makes it so."""
+    home = HOME / "code"
+    shutil.rmtree(home, ignore_errors=True)
+    found: dict[str, Path] = {}
+    for number, (name, (_, tree)) in enumerate(trees.of_code().items()):
+        found[name] = home / f"{number:03}"
+        renderer.write(tree, found[name])
+    return found
+
+
+def test_every_distinct_code_can_be_imported(code: dict[str, Path], environment: Path) -> None:
+    command = [environment / "bin" / "python", REPOSITORY / "tests" / "trials" / "import_all.py"]
+    imported = subprocess.run(
+        command, input="\n".join(map(str, code.values())), capture_output=True, text=True
+    )
+
+    assert imported.returncode == 0, imported.stdout[-5000:] + imported.stderr[-5000:]
+    assert imported.stdout.splitlines()[-1] == f"{len(code)} imported"
+
+
+@pytest.mark.parametrize("redis", [False, True], ids=["others", "redis"])
+def test_the_types_of_every_distinct_code_hold(
+    trees: Trees, code: dict[str, Path], environment: Path, redis: bool
+) -> None:
+    """Strictly; the client of Redis leaves some of its own types open."""
+    known: set[tuple[str, str]] = set()
+    include: list[str] = []
+    roots: set[str] = set()
+    for name, (answers, tree) in trees.of_code().items():
+        if (answers["locks"] == "redis") is not redis:
+            continue
+        closures = Closures(tree, trees.texts)
+        for path in tree:
+            key = (path, closures.types_of(path))
+            if key not in known:
+                known.add(key)
+                include.append(f"{code[name].name}/{path}")
+                roots.add(code[name].name)
+    config = {
+        "typeCheckingMode": "strict",
+        "reportMissingTypeStubs": not redis,
+        "reportUnknownMemberType": not redis,
+        "venvPath": str(environment.parent),
+        "venv": environment.name,
+        "include": include,
+        "executionEnvironments": [
+            {"root": root, "extraPaths": [f"{root}/src"], "pythonVersion": "3.12"}
+            for root in sorted(roots)
+        ],
+    }
+    file = HOME / "code" / f"pyrightconfig-{redis}.json"
+    file.write_text(json.dumps(config, indent=2))
+
+    checked = subprocess.run(
+        ["pyright", "--threads", "2", "--project", file], capture_output=True, text=True
+    )
+
+    assert checked.returncode == 0, checked.stdout[-5000:]
