@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,12 +65,13 @@ class Project:
 def projects(renderer: Renderer, template: Path) -> dict[str, Project]:
     """A project for each behaviour, rendered by Copier."""
     made = {named(answers): answers for answers in behaviours()}
+    trees = {name: renderer.tree(answers) for name, answers in made.items()}
     shutil.rmtree(PROJECTS, ignore_errors=True)
 
     def make(number: int, name: str) -> Project:
         path = PROJECTS / f"{number:02}"
         render(path, template, made[name])
-        return Project(path, made[name], renderer.tree(made[name]))
+        return Project(path, made[name], trees[name])
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(make, range(len(made)), made))
@@ -95,6 +96,29 @@ def environment(projects: dict[str, Project]) -> Path:
     install = [UV, "pip", "install", "--quiet", "--python", SHARED / "bin" / "python", *more]
     subprocess.run(install, check=True, capture_output=True, text=True)
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cluster(projects: dict[str, Project], environment: Path) -> Generator[str]:
+    """The URL of a PostgreSQL that the tests of all projects share."""
+    source = projects["defaults"].path / "src"
+    server = subprocess.Popen(
+        [
+            environment / "bin" / "python",
+            REPOSITORY / "tests" / "trials" / "cluster.py",
+            BUILD / "cluster",
+        ],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    yield server.stdout.readline().strip()
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
 
 
 def sync(project: Path, target: Path) -> subprocess.CompletedProcess[str]:

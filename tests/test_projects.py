@@ -32,29 +32,6 @@ OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
 
 
-@pytest.fixture(scope="session")
-def cluster(projects: dict[str, Project], environment: Path) -> Generator[str]:
-    """The URL of a PostgreSQL that the tests of all projects share."""
-    source = projects["defaults"].path / "src"
-    server = subprocess.Popen(
-        [
-            environment / "bin" / "python",
-            REPOSITORY / "tests" / "trials" / "cluster.py",
-            BUILD / "cluster",
-        ],
-        env={**os.environ, "PYTHONPATH": str(source)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    yield server.stdout.readline().strip()
-    server.stdin.close()
-    server.wait()
-    server.stdout.close()
-
-
 def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[str]:
     """Run some of a project's own tests, on a shared server or on one of the project's own."""
     env = {**os.environ, "PYTHONPATH": str(project.path / "src")}

@@ -14,7 +14,7 @@ from .auth import require_key
 from .edge import Edge
 from .errors import add_error_handlers
 from .hub import open_hub
-from .routes import events, health, stream, ws
+from .routes import YOURS, events, health, stream, ws
 
 
 @asynccontextmanager
@@ -53,6 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
+    for prefix, router in YOURS.items():
+        app.include_router(router, prefix=prefix, dependencies=guarded)
     instrument_app(app)
     return app
 

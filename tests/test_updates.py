@@ -1,0 +1,205 @@
+"""Updates: from every release to what lies here, nothing that somebody wrote is lost or in conflict.
+
+Plain `copier update`, without trust, in projects whose owners replaced the agent, wrote at their places,
+and have events on their way in the database.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo.render import REPOSITORY
+
+from .combinations import ALL_FIELDS
+from .conftest import SHARED
+from .owner import DELETED, HELLO, OURS, commit, git, make_it_mine
+
+RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
+VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")  # of PEP 440, as we use it
+NEXT = "99.0.0"  # what lies here, released
+TRIAL = REPOSITORY / "tests" / "trials" / "in_flight.py"
+SHAPES: dict[str, dict[str, str]] = {
+    "defaults": {},
+    "batch": {"loop": "batch", "trigger": "periodic_summary", "event_types": ALL_FIELDS},
+    "realtime with postgres": {
+        "loop": "realtime",
+        "locks": "postgres",
+        "event_types": "[job.done]",
+    },
+}
+
+
+@dataclass
+class Owned:
+    """A project that somebody made their own, from some release."""
+
+    path: Path
+    template: Path
+
+    def copier(self, *args: str, code: int = 0) -> str:
+        """Run Copier in the project, without trust."""
+        ran = subprocess.run(["copier", *args], cwd=self.path, capture_output=True, text=True)
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    def update(self, **answers: str) -> str:
+        """Update to the newest release, with other answers if given."""
+        data = [part for name, value in answers.items() for part in ("--data", f"{name}={value}")]
+        return self.copier("update", "--defaults", *data)
+
+    def files(self, under: str = "") -> dict[str, str]:
+        """Return the text of every file that git knows."""
+        names = git("ls-files", "--cached", "--others", "--exclude-standard", at=self.path)
+        paths = [self.path / name for name in names.splitlines() if name.startswith(under)]
+        return {
+            str(path.relative_to(self.path)): path.read_text() for path in paths if path.exists()
+        }
+
+    def run(self, *args: str | Path, **env: str) -> str:
+        """Run Python with the project's code."""
+        variables = {**os.environ, "PYTHONPATH": str(self.path / "src"), **env}
+        command = [SHARED / "bin" / "python", *args]
+        ran = subprocess.run(command, cwd=self.path, env=variables, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-3000:]
+        return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def released(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean clone of this repository with a tag for every release, and what lies here as the next."""
+    assert RELEASES, "releases.toml names no release"
+    shallow = git("rev-parse", "--is-shallow-repository", at=REPOSITORY).strip()
+    assert shallow == "false", "the history is shallow: fetch all of it, e.g. git fetch --unshallow"
+    clone = tmp_path_factory.mktemp("released") / "reflex"
+    git(
+        "clone",
+        "--quiet",
+        "--no-hardlinks",
+        "--no-tags",
+        str(REPOSITORY),
+        str(clone),
+        at=REPOSITORY,
+    )
+    for version, revision in RELEASES.items():
+        git("tag", version, revision, at=clone)
+    git("rm", "--quiet", "-r", ".", at=clone)
+    shutil.copytree(template, clone, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
+    commit(clone, "What lies here")
+    git("tag", NEXT, at=clone)
+    return clone
+
+
+@pytest.fixture(params=RELEASES)
+def version(request: pytest.FixtureRequest) -> str:
+    """Each release."""
+    return str(request.param)
+
+
+@pytest.fixture
+def owned(released: Path, version: str, tmp_path: Path, shape: str) -> Owned:
+    """A project of a release, which its owner made their own."""
+    path = tmp_path / "project"
+    data = [part for name, value in SHAPES[shape].items() for part in ("--data", f"{name}={value}")]
+    command = ["copier", "copy", "--defaults", "--quiet", "--vcs-ref", version, *data]
+    subprocess.run([*command, str(released), str(path)], check=True, capture_output=True)
+    make_it_mine(path)
+    return Owned(path, released)
+
+
+@pytest.fixture
+def shape() -> str:
+    """The answers of a project, unless a test takes several."""
+    return "defaults"
+
+
+def test_releases_are_versions_of_commits_in_the_history() -> None:
+    for version, revision in RELEASES.items():
+        assert VERSION.fullmatch(version), f"{version} is no version"
+        assert re.fullmatch("[0-9a-f]{40}", revision), f"{version} needs the whole id of a commit"
+        git("merge-base", "--is-ancestor", revision, "HEAD", at=REPOSITORY)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
+    owned: Owned, cluster: str, request: pytest.FixtureRequest
+) -> None:
+    agent, env = owned.files("src/my_agent/agent"), (owned.path / ".env").read_text()
+    url = f"{cluster.rpartition('/')[0]}/update_{abs(hash(request.node.name))}"
+    env_of_trial = {"DATABASE_URL": url, "EVENT_LEASE": "1", "TIMERS": "{}"}
+    owned.run(TRIAL, "before", **env_of_trial)
+
+    owned.update()
+
+    after = owned.files()
+    conflicts = [
+        name for name, text in after.items() if re.search("^(<<<<<<<|>>>>>>>) ", text, re.M)
+    ]
+    assert not conflicts, f"an update met the owner's lines in {conflicts}"
+    assert not [name for name in after if name.endswith(".rej")]
+    assert owned.files("src/my_agent/agent") == agent, "the agent is its owner's, to the byte"
+    assert "class RoomEnteredEvent" in after["src/my_agent/core/events.py"]
+    assert HELLO in after["src/my_agent/core/deps.py"]
+    assert '"/rooms": rooms' in after["src/my_agent/api/routes/__init__.py"]
+    assert OURS in after["pyproject.toml"]
+    assert (owned.path / ".env").read_text() == env
+    assert not (owned.path / DELETED).exists(), "what was deleted stays deleted"
+    assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
+    tests = ["-m", "pytest", "-q", "-m", "not crash", "-p", "no:cacheprovider"]
+    owned.run(*tests, DATABASE_URL=cluster)
+
+
+def test_another_answer_on_update_changes_what_it_says_and_not_the_agent(owned: Owned) -> None:
+    agent = owned.files("src/my_agent/agent")
+
+    said = owned.update(
+        locks="postgres", ci="none", event_types="[job.done]", loop="batch", trigger="immediate"
+    )
+
+    after = owned.files()
+    assert owned.files("src/my_agent/agent") == agent
+    assert "whatever you answered for loop and trigger" in said
+    assert "pg_try_advisory_lock" in after["src/my_agent/infra/locks.py"]
+    assert not [name for name in after if name.startswith(".github")]
+    events = after["src/my_agent/core/events.py"]
+    assert "JobDoneEvent" in events
+    assert "RoomEnteredEvent" in events
+    assert "ErrorReportedEvent" not in events
+    assert not re.search("^<<<<<<< ", "\n".join(after.values()), re.MULTILINE)
+
+
+def test_check_update_says_whether_there_is_a_newer_release(owned: Owned) -> None:
+    owned.copier("check-update", "--exit-code", code=2)
+
+    owned.update()
+    commit(owned.path, "Update")
+
+    owned.copier("check-update", "--exit-code", code=0)
+
+
+def test_recopy_writes_over_the_agent(owned: Owned) -> None:
+    owned.copier("recopy", "--defaults", "--overwrite", "--quiet")
+
+    assert (
+        "run_agent_loop" in (owned.path / "src" / "my_agent" / "agent" / "__init__.py").read_text()
+    )
+
+
+def test_a_new_question_answers_itself(owned: Owned) -> None:
+    questions = owned.template / "copier.yml"
+    old = questions.read_text()
+    questions.write_text(old + '\nweather:\n  type: str\n  help: "?"\n  default: fine\n')
+    commit(owned.template, "Ask for the weather")
+    git("tag", "99.1.0", at=owned.template)
+    try:
+        owned.update()
+    finally:
+        git("tag", "--delete", "99.1.0", at=owned.template)
+        git("reset", "--quiet", "--hard", NEXT, at=owned.template)
+
+    assert "weather: fine" in (owned.path / ".copier-answers.yml").read_text()
