@@ -1,10 +1,10 @@
 # Everything runs in this repository's own folders: .tools/ has uv, .venv/ what uv installs, build/ what is rendered.
 .DEFAULT_GOAL := help
 UV := .tools/bin/uv
-.PHONY: help demo test test-quick bench lint render clean
+.PHONY: help demo test test-quick test-changed bench lint render clean
 
 help:  ## Show what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 demo: .tools/ready  ## Render the defaults, start the service and watch its agent act
 	@$(UV) run --quiet python -m demo
@@ -16,7 +16,10 @@ test: .tools/ready  ## Check everything: this repository and the projects that i
 	$(UV) run --quiet pytest
 
 test-quick: .tools/ready  ## Check questions and rendering only
-	$(UV) run --quiet pytest --ignore tests/test_projects.py
+	$(UV) run --quiet pytest --ignore tests/test_projects.py --ignore tests/test_updates.py -k 'not types and not imported'
+
+test-changed: .tools/ready  ## Check what differs from the last commit, and what that may touch
+	$(UV) run --quiet pytest --changed --ignore tests/test_updates.py --ignore tests/test_questions.py
 
 bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows options
 	@$(UV) run --quiet --project build/my-agent --with-requirements benchmarks/requirements.txt \

@@ -36,6 +36,9 @@ VALUES: dict[str, list[Any]] = {
 BEHAVIOUR = ("loop", "trigger", "locks")
 ANSWERS_FILE = ".copier-answers.yml"
 
+CODE = ("src/", "tests/", "scripts/")
+SETTINGS = ("pyproject.toml", "/config.py")  # of Ruff, and what shows it where the package is
+
 type Answers = dict[str, str]
 
 
@@ -182,3 +185,59 @@ class Renderer:
             quiet=True,
             pretend=True,
         )
+
+
+@dataclass
+class Trees:
+    """All projects."""
+
+    by_answers: list[tuple[Answers, dict[str, str]]]
+    texts: dict[str, bytes]
+    before: "Trees | None" = None
+    """What was there at the last commit, of which nothing is to be looked at again."""
+
+    @classmethod
+    def of(cls, renderer: "Renderer", before: "Trees | None" = None) -> "Trees":
+        """Render all projects."""
+        found = [(answers, renderer.tree(answers)) for answers in combinations()]
+        return cls(found, renderer.texts, before)
+
+    def files(self) -> set[tuple[str, str]]:
+        """Return the path and the digest of every distinct file."""
+        return {item for _, tree in self.by_answers for item in tree.items()}
+
+    def having_each_file(self) -> Iterable[dict[str, str]]:
+        """Yield parts of projects in which every distinct file is once, with what says how to look at it."""
+        known = self.before.files() if self.before else set[tuple[str, str]]()
+        for _, tree in self.by_answers:
+            if new := tree.items() - known:
+                known |= new
+                marks = {name for name in tree if name.endswith(SETTINGS)}
+                yield dict(new) | {name: tree[name] for name in marks}
+
+    def of_code(self) -> dict[str, tuple[Answers, dict[str, str]]]:
+        """Return one project for each distinct code, by what makes it so; names make none."""
+        found: dict[frozenset[tuple[str, str]], tuple[Answers, dict[str, str]]] = {}
+        for answers, tree in self.by_answers:
+            if answers["project_name"] == VALUES["project_name"][0]:
+                code = code_in(tree)
+                found.setdefault(frozenset(code.items()), (answers, code))
+        old = self.before.codes() if self.before else set[frozenset[tuple[str, str]]]()
+        return {
+            named(answers): (answers, code)
+            for key, (answers, code) in found.items()
+            if key not in old
+        }
+
+    def codes(self) -> set[frozenset[tuple[str, str]]]:
+        """Return every distinct code, however the project is called."""
+        return {frozenset(code_in(tree).items()) for _, tree in self.by_answers}
+
+
+def code_in(tree: dict[str, str]) -> dict[str, str]:
+    """Return the part of a project that Python runs."""
+    return {
+        name: digest
+        for name, digest in tree.items()
+        if name.startswith(CODE) and name.endswith(".py")
+    }

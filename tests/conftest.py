@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ import pytest
 import yaml
 from pytest_copie.plugin import Copie, Result
 
-from demo.render import BUILD, REPOSITORY, render, snapshot
+from demo.render import BUILD, REPOSITORY, git, render, snapshot
 
-from .combinations import Answers, Renderer, behaviours, named
+from .combinations import Answers, Renderer, Trees, behaviours, named
 
 UV = REPOSITORY / ".tools" / "bin" / "uv"
 SHARED = BUILD / "test-env"
@@ -36,6 +37,25 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def renderer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     """What renders many projects quickly."""
     return Renderer(template, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="session")
+def trees(
+    renderer: Renderer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Trees:
+    """All projects; with --changed, with what was there at the last commit."""
+    before: Trees | None = None
+    if request.config.getoption("--changed"):
+        commit = tmp_path_factory.mktemp("commit") / "reflex"
+        git("clone", "--quiet", str(REPOSITORY), str(commit), at=REPOSITORY)
+        before = Trees.of(Renderer(commit, tmp_path_factory.mktemp("scratch-of-commit")))
+    trees = Trees.of(renderer, before)
+    request.config.stash[COUNTS] |= {
+        "combinations": len(trees.by_answers),
+        "distinct files": len(trees.files()),
+        "distinct trees": len(trees.of_code()),
+    }
+    return trees
 
 
 @pytest.fixture(scope="session")
@@ -62,31 +82,43 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def projects(renderer: Renderer, template: Path) -> dict[str, Project]:
-    """A project for each behaviour, rendered by Copier."""
+def projects(trees: Trees, template: Path) -> dict[str, Project]:
+    """A project for each behaviour, rendered by Copier; with --changed, for what has changed."""
     made = {named(answers): answers for answers in behaviours()}
-    trees = {name: renderer.tree(answers) for name, answers in made.items()}
+    all_trees = {named(answers): tree for answers, tree in trees.by_answers}
+    if trees.before is not None:
+        made = changed(made, all_trees, trees.before.files())
     shutil.rmtree(PROJECTS, ignore_errors=True)
 
     def make(number: int, name: str) -> Project:
         path = PROJECTS / f"{number:02}"
         render(path, template, made[name])
-        return Project(path, made[name], trees[name])
+        return Project(path, made[name], all_trees[name])
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(make, range(len(made)), made))
     return dict(zip(made, found, strict=True))
 
 
+def changed(
+    made: dict[str, Answers], trees: dict[str, dict[str, str]], known: set[tuple[str, str]]
+) -> dict[str, Answers]:
+    """Choose projects in which every file that is not known is at least once."""
+    chosen: dict[str, Answers] = {}
+    while True:
+        best = max(made, key=lambda name: len(trees[name].items() - known))
+        if not trees[best].items() - known:
+            return chosen
+        known = known | trees[best].items()
+        chosen[best] = made[best]
+
+
 @pytest.fixture(scope="session")
-def environment(projects: dict[str, Project]) -> Path:
+def environment(template: Path) -> Path:
     """One environment with what any of the projects needs, as one with Redis does."""
-    with_redis = next(
-        project
-        for project in projects.values()
-        if (project.answers["locks"], project.answers["python_version"]) == ("redis", "3.12")
-    )
-    synced = sync(with_redis.path, SHARED)
+    project = BUILD / "project-of-test-env"
+    render(project, template, {"locks": "redis"})
+    synced = sync(project, SHARED)
     assert synced.returncode == 0, synced.stderr
     more = [
         part
@@ -99,9 +131,9 @@ def environment(projects: dict[str, Project]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(projects: dict[str, Project], environment: Path) -> Generator[str]:
+def cluster(environment: Path) -> Generator[str]:
     """The URL of a PostgreSQL that the tests of all projects share."""
-    source = projects["defaults"].path / "src"
+    source = BUILD / "project-of-test-env" / "src"
     server = subprocess.Popen(
         [
             environment / "bin" / "python",
@@ -139,3 +171,42 @@ def copy(template: Path, questions: dict[str, Any], copie: Copie) -> Copy:
         return copie.copy(answers, template, "HEAD")  # pyright: ignore[reportUnknownMemberType] - its dict is untyped
 
     return copy
+
+
+COUNTS = pytest.StashKey[dict[str, int]]()
+"""How much was looked at, for the line that the run ends with."""
+
+BEGUN = pytest.StashKey[float]()
+
+COMPLETE = 4  # counts of a run that left nothing out
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--changed`."""
+    parser.addoption(
+        "--changed", action="store_true", help="look only at what differs from the last commit"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to count, and to take the time."""
+    config.stash[COUNTS] = {}
+    config.stash[BEGUN] = time.monotonic()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Say what each layer took, and what all of it shows."""
+    layers: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                layer = report.nodeid.partition("::")[0].removeprefix("tests/")
+                layers[layer] = layers.get(layer, 0.0) + report.duration
+    for layer, seconds in layers.items():
+        terminalreporter.write_line(f"{layer:25} {seconds:6.0f} s")
+    counts, minutes = config.stash[COUNTS], (time.monotonic() - config.stash[BEGUN]) / 60
+    if len(counts) == COMPLETE and exitstatus == 0:
+        parts = ", ".join(f"{count} {what}" for what, count in counts.items())
+        terminalreporter.write_line(f"{parts}, all green in {minutes:.1f} minutes")

@@ -96,7 +96,7 @@ def make_it_mine(project: Path) -> None:
     write(project / "tests" / "test_agent.py", TESTS.format(package=package.name))
     events = package / "core" / "events.py"
     insert(events, "# --- your event types end here ---", EVENT)
-    insert(events, "    ],\n    Field(discriminator", "        RoomEnteredEvent,\n")
+    insert(events, "        # --- your members end here", "        RoomEnteredEvent,\n")
     insert(package / "core" / "deps.py", "    # --- your dependencies end here", HELLO)
     routes = package / "api" / "routes"
     write(routes / "rooms.py", ROUTE)

@@ -10,8 +10,6 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -19,11 +17,9 @@ import pytest
 from demo.render import BUILD, REPOSITORY
 
 from .closure import Closures
-from .combinations import VALUES, Answers, Renderer, combinations, named
+from .combinations import CODE, VALUES, Answers, Renderer, Trees, code_in
 
 HOME = BUILD / "trees"
-CODE = ("src/", "tests/", "scripts/")
-SETTINGS = ("pyproject.toml", "/config.py")  # of Ruff, and what shows it where the package is
 NOT_IN_THE_CODE = ("license", "ci", "python_version")
 """Answers that no code depends on; a test holds them to that."""
 
@@ -47,48 +43,6 @@ UNCHOSEN: dict[tuple[str, str], str] = {
     ("event_types", VALUES["event_types"][3]): r"OrderPlacedEvent",
 }
 """Words that a project does not have unless it was answered so."""
-
-
-@dataclass
-class Trees:
-    """All projects."""
-
-    by_answers: list[tuple[Answers, dict[str, str]]]
-    texts: dict[str, bytes]
-
-    def having_each_file(self) -> Iterable[dict[str, str]]:
-        """Yield parts of projects in which every distinct file is once, with what says how to look at it."""
-        known: set[tuple[str, str]] = set()
-        for _, tree in self.by_answers:
-            if new := tree.items() - known:
-                known |= new
-                marks = {name for name in tree if name.endswith(SETTINGS)}
-                yield dict(new) | {name: tree[name] for name in marks}
-
-    def of_code(self) -> dict[str, tuple[Answers, dict[str, str]]]:
-        """Return one project for each distinct code, by what makes it so; names make none."""
-        found: dict[frozenset[tuple[str, str]], tuple[Answers, dict[str, str]]] = {}
-        for answers, tree in self.by_answers:
-            if answers["project_name"] == VALUES["project_name"][0]:
-                code = code_in(tree)
-                found.setdefault(frozenset(code.items()), (answers, code))
-        return {named(answers): (answers, code) for answers, code in found.values()}
-
-
-def code_in(tree: dict[str, str]) -> dict[str, str]:
-    """Return the part of a project that Python runs."""
-    return {
-        name: digest
-        for name, digest in tree.items()
-        if name.startswith(CODE) and name.endswith(".py")
-    }
-
-
-@pytest.fixture(scope="module")
-def trees(renderer: Renderer) -> Trees:
-    """All projects, as paths and digests."""
-    found = [(answers, renderer.tree(answers)) for answers in combinations()]
-    return Trees(found, renderer.texts)
 
 
 @pytest.fixture(scope="module")
@@ -256,19 +210,14 @@ def test_the_types_of_every_distinct_code_hold(
     trees: Trees, code: dict[str, Path], environment: Path, redis: bool
 ) -> None:
     """Strictly; the client of Redis leaves some of its own types open."""
-    known: set[tuple[str, str]] = set()
+    known = types_in(trees.before) if trees.before else set[tuple[str, str]]()
     include: list[str] = []
-    roots: set[str] = set()
     for name, (answers, tree) in trees.of_code().items():
-        if (answers["locks"] == "redis") is not redis:
-            continue
-        closures = Closures(tree, trees.texts)
-        for path in tree:
-            key = (path, closures.types_of(path))
-            if key not in known:
-                known.add(key)
-                include.append(f"{code[name].name}/{path}")
-                roots.add(code[name].name)
+        if (answers["locks"] == "redis") is redis:
+            new = types_of(tree, trees.texts) - known
+            known |= new
+            include += [f"{code[name].name}/{path}" for path, _ in sorted(new)]
+    roots = {path.partition("/")[0] for path in include}
     config = {
         "typeCheckingMode": "strict",
         "reportMissingTypeStubs": not redis,
@@ -284,8 +233,23 @@ def test_the_types_of_every_distinct_code_hold(
     file = HOME / "code" / f"pyrightconfig-{redis}.json"
     file.write_text(json.dumps(config, indent=2))
 
+    if not include:
+        pytest.skip("--changed: no types have changed")
     checked = subprocess.run(
         ["pyright", "--threads", "2", "--project", file], capture_output=True, text=True
     )
 
     assert checked.returncode == 0, checked.stdout[-5000:]
+
+
+def types_of(code: dict[str, str], texts: dict[str, bytes]) -> set[tuple[str, str]]:
+    """Return the modules of a project, each with a digest of what its types depend on."""
+    closures = Closures(code, texts)
+    return {(path, closures.types_of(path)) for path in code}
+
+
+def types_in(trees: Trees) -> set[tuple[str, str]]:
+    """Return the same of all projects."""
+    return set[tuple[str, str]]().union(
+        *(types_of(tree, trees.texts) for _, tree in trees.of_code().values())
+    )

@@ -1,11 +1,17 @@
 """One PostgreSQL for the tests of all projects: `python cluster.py FOLDER`, with a project's `src` to import from.
 
-It prints its URL and runs until its standard input ends. Nothing is flushed to disk, which only a crash
-of the machine would notice; tests that end a server have one of their own.
+It prints its URL and runs until its standard input ends. It lives in memory where there is room, and flushes
+nothing to disk, which only a crash of the machine would notice: thousands of databases that come and go
+cost file systems more than they cost PostgreSQL. Tests that end a server have one of their own.
 """
 
 import asyncio
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -13,6 +19,25 @@ import asyncpg
 from my_agent.infra.embedded import cluster_of, embedded_postgres
 
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "400"}
+
+
+MEMORY = Path("/dev/shm")
+ROOM = 4_000_000_000  # bytes that must be free there
+
+
+@contextmanager
+def in_memory(data: Path) -> Generator[None]:
+    """Keep a folder in memory for the block, if there is room."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        Path(folder).chmod(0o755)
+        subprocess.run(["cp", "--archive", data, folder], check=True)
+        shutil.rmtree(data)
+        data.symlink_to(Path(folder) / data.name)
+        yield
+        data.unlink()
 
 
 async def tune(url: str) -> None:
@@ -32,9 +57,11 @@ def main() -> None:
         cluster = cluster_of(folder)
         port = cluster.running_port()
         cluster.stop()
-        cluster.start(str(port))
-        print(url, flush=True)
-        sys.stdin.read()
+        with in_memory(cluster.data):
+            cluster.start(str(port))
+            print(url, flush=True)
+            sys.stdin.read()
+            cluster.stop()
     cluster_of(folder).remove()
 
 
