@@ -6,21 +6,27 @@ that looks at nothing else, in whether they pass.
 
 import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import PurePosixPath
 
 type Tree = dict[str, str]
 """The digests of a project's files by their paths."""
 
-LOOKS_AT_EVERYTHING = ("processes import", "command: Command", "read_text", ".rglob(", ".glob(")
+LOOKS_AT_EVERYTHING = ("processes import", "command: Command", "__file__")
 """What shows that a test starts the service, or reads the project's files."""
+
+
+NOTICED = (".py", ".env.example", "docs/patterns.md")
+"""What tests that look at everything can notice; no test reads the licence."""
 
 
 class Closures:
     """The closures of one project's modules."""
 
-    def __init__(self, tree: Tree, texts: dict[str, bytes]) -> None:
+    def __init__(self, tree: Tree, texts: dict[str, bytes], project_name: str = "") -> None:
         self._tree = tree
+        self._project_name = project_name
         self._texts = texts
         self._package = next(name.split("/")[1] for name in tree if name.startswith("src/"))
         self._imports = {
@@ -36,12 +42,15 @@ class Closures:
     def tests_of(self, name: str) -> str:
         """Return a digest of all that a module of tests can notice."""
         if any(sign in self._texts[self._tree[name]].decode() for sign in LOOKS_AT_EVERYTHING):
-            return self._digest(set(self._tree))
+            looked_at = {each for each in self._tree if each.endswith(NOTICED)}
+            return self._shape_of(looked_at)
         roots = {name, "tests/conftest.py", "tests/__init__.py"}
         reached = self._reached(roots)
         if any("/migrations/" in each for each in reached):
-            reached |= {each for each in self._tree if "/migrations/" in each}
-        return self._digest(reached)
+            reached |= {
+                each for each in self._tree if "/migrations/" in each and each.endswith(".py")
+            }
+        return self._shape_of(reached)
 
     def _reached(self, names: set[str]) -> set[str]:
         reached: set[str] = set()
@@ -58,6 +67,14 @@ class Closures:
         paths = ["/".join(module[:end]) for end in range(1, len(module) + 1)]
         candidates = [file for path in paths for file in (f"{path}/__init__.py", f"{path}.py")]
         return [file for file in candidates if file in self._tree]
+
+    def _shape_of(self, names: set[str]) -> str:
+        parts = [
+            f"{name.replace(f'src/{self._package}/', 'src/')} "
+            + shape(self._texts[self._tree[name]], self._package, self._project_name)
+            for name in sorted(names)
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _digest(self, names: set[str]) -> str:
         parts = [f"{name} {self._tree[name]}" for name in sorted(names)]
@@ -83,3 +100,16 @@ def _imported(text: bytes, folder: tuple[str, ...], at_the_top: bool) -> frozens
             module = (*base, *(node.module.split(".") if node.module else ()))
             found |= {module, *((*module, alias.name) for alias in node.names)} - {()}
     return frozenset(found)
+
+
+@cache
+def shape(text: bytes, package: str, project_name: str) -> str:
+    """Return a digest of what a file says, whatever the project is called and how lines are broken."""
+    command = re.sub("[^a-z0-9]+", "-", project_name.lower())
+    try:
+        said = ast.dump(ast.parse(text))
+    except SyntaxError:  # it is no Python
+        said = text.decode()
+    for name in (project_name, command, package):
+        said = re.sub(rf"\b{re.escape(name)}\b", "NAME", said) if name else said
+    return hashlib.sha256(said.encode()).hexdigest()

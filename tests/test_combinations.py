@@ -3,8 +3,6 @@
 A file that several projects share is looked at once, and so is a module whose imports are the same.
 """
 
-import ast
-import hashlib
 import json
 import re
 import shutil
@@ -16,8 +14,8 @@ import pytest
 
 from demo.render import BUILD, REPOSITORY
 
-from .closure import Closures
-from .combinations import CODE, VALUES, Answers, Renderer, Trees, code_in
+from .closure import Closures, shape
+from .combinations import CODE, VALUES, Renderer, Trees, code_in
 
 HOME = BUILD / "trees"
 NOT_IN_THE_CODE = ("license", "ci", "python_version")
@@ -85,7 +83,9 @@ def test_a_name_changes_no_code_but_the_name(trees: Trees) -> None:
         package = next(name.split("/")[1] for name in code if name.startswith("src/"))
         for digest in code.values():
             if (digest, package) not in shapes:
-                shapes[digest, package] = shape(trees.texts[digest].decode(), package, answers)
+                shapes[digest, package] = shape(
+                    trees.texts[digest], package, answers["project_name"]
+                )
         alike = frozenset(
             (name.replace(f"src/{package}/", "src/"), shapes[digest, package])
             for name, digest in code.items()
@@ -93,15 +93,6 @@ def test_a_name_changes_no_code_but_the_name(trees: Trees) -> None:
         codes[frozenset(answers.items() - {("project_name", answers["project_name"])})].add(alike)
 
     assert {len(alike) for alike in codes.values()} == {1}
-
-
-def shape(text: str, package: str, answers: Answers) -> str:
-    """Return a digest of what some code does, whatever the project's names and how lines are broken."""
-    command = re.sub("[^a-z0-9]+", "-", answers["project_name"].lower())
-    tree = ast.dump(ast.parse(text))
-    for name in (answers["project_name"], command, package):
-        tree = re.sub(rf"\b{re.escape(name)}\b", "NAME", tree)
-    return hashlib.sha256(tree.encode()).hexdigest()
 
 
 def test_every_distinct_file_of_python_compiles(trees: Trees) -> None:

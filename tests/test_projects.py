@@ -20,13 +20,16 @@ from .closure import Closures
 from .combinations import ANSWERS_FILE, Answers, Renderer, Trees, behaviours, named
 from .conftest import COUNTS, PROJECTS, SHARED, Project, sync
 
-AT_ONCE = 3  # projects that are tested at the same time: their tests wait as long as they work
+AT_ONCE = 4  # projects that are tested at the same time: their tests wait as long as they work
 TRIALS: dict[str, tuple[Answers, list[str]]] = {
     "store": ({}, ["losing_nothing", "model", "plans", "surviving_memory", "contract"]),
     "fleet with postgres": ({"locks": "postgres", "loop": "realtime"}, ["fleet"]),
     "fleet with redis": ({"locks": "redis", "loop": "parallel"}, ["fleet"]),
 }
 """What only this repository tries: the answers of a project, and the modules that are put into it."""
+
+TRIED = "error_threshold"
+"""The trigger with which crashes are tried, for every loop and every kind of locks."""
 
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
@@ -51,7 +54,7 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
     own = set[tuple[str, str]]() if trees.before else {*OWN_ENVIRONMENT}
     known: set[tuple[str, str]] = set()
     for project in projects.values():
-        closures = Closures(project.tree, trees.texts)
+        closures = Closures(project.tree, trees.texts, project.answers["project_name"])
         place = (project.answers["python_version"], project.answers["locks"])
         alone = place in own
         if alone:
@@ -60,7 +63,8 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         for name in sorted(project.tree):
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
-                if key not in known or alone:
+                crash = name.endswith("test_crashes.py") and project.answers["trigger"] != TRIED
+                if (key not in known and not crash) or alone:
                     project.modules.append(name)
                 known.add(key)
 

@@ -21,7 +21,7 @@ from my_agent.infra.embedded import cluster_of, embedded_postgres
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "400"}
 
 
-MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
 ROOM = 4_000_000_000  # bytes that must be free there
 
 
