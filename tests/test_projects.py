@@ -122,6 +122,27 @@ def test_projects_are_what_the_quick_renderer_says(
         )
 
 
+@pytest.mark.parametrize("locks", ["memory", "postgres", "redis"])
+def test_every_dependency_is_imported_and_every_import_is_installed(
+    projects: dict[str, Project], environment: Path, locks: str
+) -> None:
+    """Other answers have no dependencies of their own."""
+    found = [each for each in projects.values() if each.answers["locks"] == locks]
+    if not found:
+        pytest.skip("--changed: no project with these locks has anything new")
+    package = next((found[0].path / "src").iterdir()).name
+    command = [environment / "bin" / "python", "-m", "deptry", ".", "--known-first-party", package]
+
+    checked = subprocess.run(
+        [*command, "--ignore", "DEP003,DEP004", "--no-ansi"],  # direct or not, it is installed
+        cwd=found[0].path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert checked.returncode == 0, checked.stderr
+
+
 @pytest.mark.parametrize("name", [*TRIALS, *map(named, behaviours())])
 def test_a_projects_own_tests_pass(
     tested: dict[str, "Future[subprocess.CompletedProcess[str]]"],
