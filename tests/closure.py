@@ -13,8 +13,11 @@ from pathlib import PurePosixPath
 type Tree = dict[str, str]
 """The digests of a project's files by their paths."""
 
-LOOKS_AT_EVERYTHING = ("processes import", "command: Command", "__file__")
-"""What shows that a test starts the service, or reads the project's files."""
+STARTS_PROCESSES = ("processes import", "command: Command")
+"""What shows that a module of tests starts the service, which may then do anything."""
+
+READS_FILES = "__file__"
+"""What shows that a module of tests reads the project's files."""
 
 
 NOTICED = (".py", ".env.example", "docs/patterns.md")
@@ -39,9 +42,15 @@ class Closures:
         """Return a digest of all that a module's types depend on."""
         return self._digest(self._reached({name}))
 
+    def starts_processes(self, name: str) -> bool:
+        """Tell whether a module of tests starts real processes, which takes seconds each time."""
+        text = self._texts[self._tree[name]].decode()
+        return any(sign in text for sign in STARTS_PROCESSES)
+
     def tests_of(self, name: str) -> str:
         """Return a digest of all that a module of tests can notice."""
-        if any(sign in self._texts[self._tree[name]].decode() for sign in LOOKS_AT_EVERYTHING):
+        text = self._texts[self._tree[name]].decode()
+        if self.starts_processes(name) or READS_FILES in text:
             looked_at = {each for each in self._tree if each.endswith(NOTICED)}
             return self._shape_of(looked_at)
         roots = {name, "tests/conftest.py", "tests/__init__.py"}

@@ -29,7 +29,7 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
 """What only this repository tries: the answers of a project, and the modules that are put into it."""
 
 TRIED = "error_threshold"
-"""The trigger with which crashes are tried, for every loop and every kind of locks."""
+"""The trigger with which real processes are tried, for every loop and every kind of locks."""
 
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
@@ -63,10 +63,10 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         for name in sorted(project.tree):
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
-                crash = name.endswith("test_crashes.py") and project.answers["trigger"] != TRIED
-                if (key not in known and not crash) or alone:
+                here = project.answers["trigger"] == TRIED or not closures.starts_processes(name)
+                if (key not in known and here) or alone:
                     project.modules.append(name)
-                known.add(key)
+                    known.add(key)
 
 
 @pytest.fixture(scope="session")
