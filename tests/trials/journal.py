@@ -45,9 +45,9 @@ async def stop(*processes: asyncio.subprocess.Process) -> None:
         assert [await process.wait() for process in processes] == [0] * len(processes)
 
 
-async def until_done(store: EventStore, dead: int = 0) -> None:
+async def until_done(store: EventStore, dead: int = 0, patience: float = PATIENCE) -> None:
     """Wait until nothing is owed but so many dead letters."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         [stats] = await store.stats()
         if (stats.depth, stats.in_flight, stats.dead) == (0, 0, dead):
