@@ -34,6 +34,9 @@ TRIED = "error_threshold"
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
 
+ON_THEIR_OWN = ("tests/test_agent.py", "tests/test_api.py", "tests/test_service.py")
+"""What is tried there even if it was in another environment: together they import everything."""
+
 
 def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[str]:
     """Run some of a project's own tests, on a shared server or on one of the project's own."""
@@ -64,7 +67,7 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
                 here = project.answers["trigger"] == TRIED or not closures.starts_processes(name)
-                if (key not in known and here) or alone:
+                if (key not in known and here) or (alone and name in ON_THEIR_OWN):
                     project.modules.append(name)
                     known.add(key)
 
