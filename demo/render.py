@@ -31,12 +31,23 @@ def git(*args: str, at: Path) -> str:
     return subprocess.run(command, cwd=at, check=True, capture_output=True, text=True).stdout
 
 
-def render(target: Path, template: Path, answers: dict[str, str] | None = None) -> None:
+def render(
+    target: Path, template: Path, answers: dict[str, str] | None = None, version: str = "HEAD"
+) -> None:
     """Render a project with plain Copier, without trust; answers that are not given are defaults."""
     data = [
         part for name, value in (answers or {}).items() for part in ("--data", f"{name}={value}")
     ]
-    command = ["copier", "copy", "--defaults", "--overwrite", "--quiet", "--vcs-ref", "HEAD", *data]
+    command = [
+        "copier",
+        "copy",
+        "--defaults",
+        "--overwrite",
+        "--quiet",
+        "--vcs-ref",
+        version,
+        *data,
+    ]
     subprocess.run(
         [*command, str(template), str(target)], check=True, capture_output=True, text=True
     )

@@ -1,8 +1,9 @@
 """What somebody who owns a project does to it before they update it."""
 
 import shutil
-import subprocess
 from pathlib import Path
+
+from demo.render import IDENTITY, git
 
 AGENT = '''"""Our agent: it acts on every four events of a scope."""
 
@@ -131,11 +132,4 @@ def write(path: Path, text: str) -> None:
 def commit(project: Path, message: str) -> None:
     """Commit everything."""
     git("add", "--all", at=project)
-    git("commit", "--quiet", "--allow-empty", "--message", message, at=project)
-
-
-def git(*args: str, at: Path) -> str:
-    """Run git as somebody, and return what it prints."""
-    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com"]
-    command = ["git", *identity, *args]
-    return subprocess.run(command, cwd=at, check=True, capture_output=True, text=True).stdout
+    git(*IDENTITY, "commit", "--quiet", "--allow-empty", "--message", message, at=project)

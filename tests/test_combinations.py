@@ -56,9 +56,7 @@ def written(trees: Trees, renderer: Renderer) -> list[Path]:
 
 
 def test_every_combination_renders_and_nothing_of_the_template_is_left(trees: Trees) -> None:
-    for digest, name in {
-        digest: name for _, tree in trees.by_answers for name, digest in tree.items()
-    }.items():
+    for name, digest in trees.files():
         text = trees.texts[digest].decode()
         # GitHub's own expressions start with a dollar sign.
         left = re.findall(r"(?<!\$)\{\{(?!\.).*|\{%.*|\{#.*", text)
@@ -96,9 +94,7 @@ def test_a_name_changes_no_code_but_the_name(trees: Trees) -> None:
 
 
 def test_every_distinct_file_of_python_compiles(trees: Trees) -> None:
-    for digest, name in {
-        digest: name for _, tree in trees.by_answers for name, digest in tree.items()
-    }.items():
+    for name, digest in trees.files():
         if name.endswith(".py"):
             compile(trees.texts[digest], name, "exec")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.render import REPOSITORY
+from demo.render import REPOSITORY, git, render
 
 from .combinations import ALL_FIELDS
 from .conftest import SHARED
-from .owner import DELETED, HELLO, OURS, commit, git, make_it_mine
+from .owner import DELETED, HELLO, OURS, commit, make_it_mine
 
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
 VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")  # of PEP 440, as we use it
@@ -106,9 +106,7 @@ def version(request: pytest.FixtureRequest) -> str:
 def owned(released: Path, version: str, tmp_path: Path, shape: str) -> Owned:
     """A project of a release, which its owner made their own."""
     path = tmp_path / "project"
-    data = [part for name, value in SHAPES[shape].items() for part in ("--data", f"{name}={value}")]
-    command = ["copier", "copy", "--defaults", "--quiet", "--vcs-ref", version, *data]
-    subprocess.run([*command, str(released), str(path)], check=True, capture_output=True)
+    render(path, released, SHAPES[shape], version)
     make_it_mine(path)
     return Owned(path, released)
 

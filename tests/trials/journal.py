@@ -4,11 +4,16 @@ import asyncio
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from my_agent.infra.store import EventStore
 
-from .processes import PATIENCE
+from .processes import PATIENCE, start
+
+type StartWorker = Callable[..., Awaitable[asyncio.subprocess.Process]]
+"""Starts a worker with these options and this environment, and waits until it is ready."""
 
 
 class Journal:
@@ -28,6 +33,22 @@ class Journal:
         while (seen := self.count(what).total()) < count:
             assert time.monotonic() < deadline, f"{count} {what} after a while, and not {seen}"
             await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def workers(journal: Journal, module: str) -> AsyncGenerator[StartWorker]:
+    """Give what starts workers that write to a journal, which do not outlive the block."""
+    async with AsyncExitStack() as stack:
+
+        async def start_worker(*options: str, env: dict[str, str]) -> asyncio.subprocess.Process:
+            process = await start("-m", f"tests.{module}", str(journal.path), *options, env=env)
+            stack.push_async_callback(kill, process)
+            async with asyncio.timeout(PATIENCE):
+                while not journal.count("ready")[str(process.pid)]:
+                    await asyncio.sleep(0.02)
+            return process
+
+        yield start_worker
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:

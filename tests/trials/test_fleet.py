@@ -7,7 +7,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from my_agent.config import Settings
 from my_agent.core.events import ActionEvent, HTTPEvent
 from my_agent.infra.store import EventStore
 
-from .journal import Journal, kill, stop, until_done
-from .processes import PATIENCE, environment, start
+from .journal import Journal, stop, until_done, workers
+from .processes import PATIENCE, environment
 from .stores import LONG_AGO
 
 SCOPES, EVENTS = 200, 5_000
@@ -37,16 +36,10 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]:
     """Start workers, which do not outlive the test."""
-    async with AsyncExitStack() as stack:
+    async with workers(journal, "deciding") as start_one:
 
         async def start_worker(*options: str) -> asyncio.subprocess.Process:
-            command = ["-m", "tests.deciding", str(journal.path), *options]
-            process = await start(*command, env=environment(settings))
-            stack.push_async_callback(kill, process)
-            async with asyncio.timeout(PATIENCE):
-                while not journal.count("ready")[str(process.pid)]:
-                    await asyncio.sleep(0.02)
-            return process
+            return await start_one(*options, env=environment(settings))
 
         yield start_worker
 

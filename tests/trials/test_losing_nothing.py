@@ -7,7 +7,6 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
@@ -23,8 +22,8 @@ from my_agent.infra.store.publish import insert_events
 from my_agent.migrations import migrate
 
 from .conftest import failure
-from .journal import Journal, kill, stop, until_done
-from .processes import PATIENCE, environment, start
+from .journal import Journal, kill, stop, until_done, workers
+from .processes import PATIENCE, environment
 
 LEASE = "1"  # seconds
 FOREVER = "600"  # seconds: longer than any test waits
@@ -41,16 +40,11 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 async def worker(settings: Settings, journal: Journal) -> AsyncGenerator[Worker]:
     """Start workers, which do not outlive the test."""
-    async with AsyncExitStack() as stack:
+    async with workers(journal, "worker") as start_one:
 
         async def start_worker(*options: str, **env: str) -> asyncio.subprocess.Process:
             variables = environment(settings, **{"EVENT_LEASE": LEASE, **env})
-            process = await start("-m", "tests.worker", str(journal.path), *options, env=variables)
-            stack.push_async_callback(kill, process)
-            async with asyncio.timeout(PATIENCE):
-                while not journal.count("ready")[str(process.pid)]:
-                    await asyncio.sleep(0.02)
-            return process
+            return await start_one(*options, env=variables)
 
         yield start_worker
 

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from ..core.events import INTERNAL_TYPES, event_types
+from ..core.events import event_types, public_types
 from ..infra.database import DATABASE_AWAY
 from ..infra.store import EventConflict, InvalidEvent
 
@@ -73,7 +73,7 @@ def sentence_of(errors: Any) -> str:
 
 def _one(error: dict[str, Any]) -> str:
     types = event_types()
-    allowed = ", ".join(name for name in types if name not in INTERNAL_TYPES)
+    allowed = ", ".join(public_types())
     place = [str(part) for part in error["loc"] if part != "body" and part not in types]
     field = ".".join(place) or "body"
     match error["type"]:

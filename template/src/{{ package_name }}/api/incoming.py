@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from ..core.events import INTERNAL_TYPES, Event, event_types
+from ..core.events import INTERNAL_TYPES, Event, public_types
 
 
 def refuse_internal(event: Event) -> Event:
@@ -15,11 +15,10 @@ def refuse_internal(event: Event) -> Event:
         PydanticCustomError: the event is of such a type.
     """
     if event.type in INTERNAL_TYPES:
-        allowed = ", ".join(name for name in event_types() if name not in INTERNAL_TYPES)
         raise PydanticCustomError(
             "internal",
             "type: only the service itself publishes '{type}'; use one of {allowed}",
-            {"type": event.type, "allowed": allowed},
+            {"type": event.type, "allowed": ", ".join(public_types())},
         )
     return event
 
@@ -33,7 +32,7 @@ class LeftOut:
         """Return the schema of the union without them."""
         schema = handler(core_schema)
         known = schema["discriminator"]["mapping"]
-        mapping = {name: ref for name, ref in known.items() if name not in INTERNAL_TYPES}
+        mapping = {name: known[name] for name in public_types()}
         schema["oneOf"] = [{"$ref": ref} for ref in mapping.values()]
         schema["discriminator"]["mapping"] = mapping
         return schema
