@@ -1,7 +1,7 @@
 # Everything runs in this repository's own folders: .tools/ has uv, .venv/ what uv installs, build/ what is rendered.
 .DEFAULT_GOAL := help
 UV := .tools/bin/uv
-.PHONY: help demo test test-quick test-changed bench lint render clean
+.PHONY: help demo test test-quick test-changed containers bench docs picture release lint render clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -16,14 +16,29 @@ test: .tools/ready  ## Check everything: this repository and the projects that i
 	$(UV) run --quiet pytest
 
 test-quick: .tools/ready  ## Check questions and rendering only
-	$(UV) run --quiet pytest --ignore tests/test_projects.py --ignore tests/test_updates.py -k 'not types and not imported'
+	$(UV) run --quiet pytest tests/test_questions.py tests/test_rendering.py tests/test_combinations.py \
+		-k 'not types and not imported'
 
 test-changed: .tools/ready  ## Check what differs from the last commit, and what that may touch
-	$(UV) run --quiet pytest --changed --ignore tests/test_updates.py --ignore tests/test_questions.py
+	$(UV) run --quiet pytest --changed tests/test_projects.py tests/test_combinations.py tests/test_rendering.py \
+		tests/test_pipelines.py
+
+containers: .tools/ready  ## Build and run the rendered containers, with Docker
+	$(UV) run --quiet pytest -s tests/containers
 
 bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows options
 	@$(UV) run --quiet --project build/my-agent --with-requirements benchmarks/requirements.txt \
 		python -m benchmarks $(ARGS)
+
+docs: .tools/ready  ## Build the documentation into build/site, strictly
+	$(UV) run --quiet python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
+	@echo "Read it at build/site/index.html"
+
+picture: .tools/ready  ## Draw what the demo prints into docs/demo.svg
+	$(UV) run --quiet python -m demo.picture
+
+release: .tools/ready  ## Make VERSION a release, if updates to it work; pushes nothing
+	@$(UV) run --quiet python tools/release.py $(VERSION)
 
 lint: .tools/ready  ## Format and lint this repository's own code
 	$(UV) run --quiet ruff format

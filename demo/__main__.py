@@ -62,7 +62,7 @@ async def start() -> tuple[asyncio.subprocess.Process, str, Timeline]:
         PROJECT / ".venv" / "bin" / "my-agent",
         *("dev", "--no-reload", "--port", str(port)),
         cwd=PROJECT,
-        env={**os.environ, "LOG_FORMAT": "json", "DEFAULT_MODEL": "offline"},
+        env={**os.environ, "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG", "DEFAULT_MODEL": "offline"},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,  # an interrupt is for the demo, which then stops the service

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 LAST_WORDS = 5  # lines of the service's log that explain a failure
 
 
-def describe(line: dict[str, Any]) -> str | None:
-    """Say in words what a line of the log means; None if it is none of the agent's steps."""
+def describe(line: dict[str, Any]) -> tuple[str, str] | None:
+    """Say in words which step a line of the log tells of; None if it is none of the agent's."""
     match line.get("name"):
-        case "filter {passed}":
-            return "passed" if line["passed"] else "turned down"
-        case "context {size}":
-            return f"{line['size']} event{'s' if line['size'] != 1 else ''} gathered"
-        case "trigger {fired}":
-            return "fires" if line["fired"] else "waits for more"
+        case "filtered out":
+            return "decide", "turned down by the filter"
+        case "decided {fired}":
+            verdict = "the trigger fires" if line["fired"] else "the trigger waits"
+            events = f"{line['size']} event{'s' if line['size'] != 1 else ''}"
+            return "decide", f"passed the filter, {events} gathered, {verdict}"
         case "action {action_id}":
-            return f"published as {line['action_id']}"
+            return "action", f"published as {line['action_id']}"
         case _:
             return None
 
@@ -38,6 +38,8 @@ class Timeline:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._told: list[tuple[float, str, str, str]] = []
+        self._scopes: dict[str, str] = {}
         self._log: deque[str] = deque(maxlen=200)
         self._reading: asyncio.Task[None] | None = None
 
@@ -66,7 +68,12 @@ class Timeline:
 
     def print(self) -> None:
         """Print all entries by time, the first at 0."""
-        entries = sorted(self._entries)
+        # Steps say which trace they are of; the decision, which is told of when it ends, says the scope.
+        steps = [
+            Entry(when, self._scopes.get(trace, ""), step, what)
+            for when, trace, step, what in self._told
+        ]
+        entries = sorted(self._entries + steps)
         if entries:
             print(f"{'ms':>7}  {'scope':<8} {'step':<8} what")
         for entry in entries:
@@ -88,6 +95,7 @@ class Timeline:
                 self._log.append(text)
                 continue
             self._log.append(str(line.get("message", text)))
-            if (what := describe(line)) is not None:
-                step = line["name"].split()[0]
-                self._entries.append(Entry(line["time"], line["scope"], step, what))
+            if line.get("name") == "agent.decide":
+                self._scopes[line["trace_id"]] = line["scope"]
+            if (told := describe(line)) is not None:
+                self._told.append((line["time"], line["trace_id"], *told))

@@ -20,7 +20,7 @@ READS_FILES = "__file__"
 """What shows that a module of tests reads the project's files."""
 
 
-NOTICED = (".py", ".env.example", "docs/patterns.md")
+NOTICED = (".py", ".env.example", "docs/patterns.md", "docs/operations.md", "README.md")
 """What tests that look at everything can notice; no test reads the licence."""
 
 

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ VALUES: dict[str, list[Any]] = {
 """What each question is answered with, the default first."""
 
 BEHAVIOUR = ("loop", "trigger", "locks")
+RESTED_ON = ("loop", "locks", "event_types")
+"""What all code rests on, by settings and events."""
+
 ANSWERS_FILE = ".copier-answers.yml"
 
 CODE = ("src/", "tests/", "scripts/")
@@ -48,6 +52,7 @@ def combinations() -> Iterator[Answers]:
         yield dict(zip(VALUES, values, strict=True))
 
 
+@cache
 def behaviours() -> list[Answers]:
     """Return one combination for each behaviour, so that every two answers meet in one of them."""
     others = [name for name in VALUES if name not in BEHAVIOUR]
@@ -60,7 +65,11 @@ def behaviours() -> list[Answers]:
                 behaviour | dict(zip(others, rest, strict=True))
                 for rest in itertools.product(*(VALUES[name] for name in others))
             ),
-            key=lambda answers: len(missing & set(pairs(answers))),
+            # Of those that bring as much, one whose code is like that of others: less is to be tested.
+            key=lambda answers: (
+                len(missing & set(pairs(answers))),
+                any(all(answers[name] == one[name] for name in RESTED_ON) for one in chosen),
+            ),
         )
         missing -= set(pairs(best))
         chosen.append(best)

@@ -22,8 +22,6 @@ UV = REPOSITORY / ".tools" / "bin" / "uv"
 SHARED = BUILD / "test-env"
 PROJECTS = BUILD / "projects"
 
-collect_ignore = ["trials"]  # runs in a rendered project
-
 type Copy = Callable[..., Result]
 
 
@@ -118,7 +116,8 @@ def environment(template: Path) -> Path:
     """One environment with what any of the projects needs, as one with Redis does."""
     project = BUILD / "project-of-test-env"
     render(project, template, {"locks": "redis"})
-    synced = sync(project, SHARED)
+    # Compiled once, or the first of many processes would do so for themselves, all at the same time.
+    synced = sync(project, SHARED, "--compile-bytecode")
     assert synced.returncode == 0, synced.stderr
     more = [
         part
@@ -153,12 +152,11 @@ def cluster(environment: Path) -> Generator[str]:
     server.stdout.close()
 
 
-def sync(project: Path, target: Path) -> subprocess.CompletedProcess[str]:
+def sync(project: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Install a project's dependencies, but not the project."""
     env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(target)}
     env.pop("VIRTUAL_ENV", None)
-    # Compiled once, or every process that a test starts would do so for itself, and take twice as long.
-    command = [UV, "sync", "--quiet", "--no-install-project", "--compile-bytecode"]
+    command = [UV, "sync", "--quiet", "--no-install-project", *options]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
 
 
@@ -178,7 +176,7 @@ COUNTS = pytest.StashKey[dict[str, int]]()
 
 BEGUN = pytest.StashKey[float]()
 
-COMPLETE = 4  # counts of a run that left nothing out
+COMPLETE = 5  # counts of a run that left nothing out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -186,6 +184,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--changed", action="store_true", help="look only at what differs from the last commit"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what starts the projects' tests, which go on beside all others; end with their outcomes.
+
+    What keeps all cores busy by itself comes just before those, when fewer projects are left.
+    """
+    late = ["test_the_types_of_every_distinct_code_hold", "test_a_projects_own_tests_pass"]
+
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        name = item.name.partition("[")[0]
+        return late.index(name) if name in late else -1, item.path.name != "test_projects.py"
+
+    items.sort(key=turn)
 
 
 def pytest_configure(config: pytest.Config) -> None:

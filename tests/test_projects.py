@@ -1,7 +1,8 @@
 """The projects that answers make: strictly typed, importable, and green in their own tests.
 
 One project for each of the 36 behaviours, whose other answers are spread so that every two meet
-somewhere. Whatever is the same in two projects is looked at once.
+somewhere. Whatever is the same in two projects is looked at once. They are tested from the beginning
+of the run, beside everything else, which takes its turn when they leave it one.
 """
 
 import os
@@ -17,12 +18,15 @@ import pytest
 from demo.render import BUILD, REPOSITORY, render
 
 from .closure import Closures
-from .combinations import ANSWERS_FILE, Answers, Renderer, Trees, behaviours, named
+from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behaviours, named
 from .conftest import COUNTS, PROJECTS, SHARED, Project, sync
 
 AT_ONCE = 4  # projects that are tested at the same time: their tests wait as long as they work
 TRIALS: dict[str, tuple[Answers, list[str]]] = {
-    "store": ({}, ["losing_nothing", "model", "plans", "surviving_memory", "contract"]),
+    "store": (
+        {},
+        ["losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"],
+    ),
     "fleet with postgres": ({"locks": "postgres", "loop": "realtime"}, ["fleet"]),
     "fleet with redis": ({"locks": "redis", "loop": "parallel"}, ["fleet"]),
 }
@@ -31,10 +35,18 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
 TRIED = "error_threshold"
 """The trigger with which real processes are tried, for every loop and every kind of locks."""
 
+DOORS = tuple(f"tests/test_{name}.py" for name in ("cli", "embedded", "start", "telemetry"))
+"""What is about starting processes and watching them, whatever their loop: tried for every kind of locks."""
+
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
 
-ON_THEIR_OWN = ("tests/test_agent.py", "tests/test_api.py", "tests/test_service.py")
+ON_THEIR_OWN = (
+    "tests/test_agent.py",
+    "tests/test_api.py",
+    "tests/test_clients.py",
+    "tests/test_service.py",
+)
 """What is tried there even if it was in another environment: together they import everything."""
 
 
@@ -44,7 +56,7 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
     env.pop("DATABASE_URL", None)
     if url is not None:
         env["DATABASE_URL"] = url
-    command = [project.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *project.modules]
+    command = [project.python, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *project.modules]
     tested = subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
     package = next((project.path / "src").iterdir()).name
     clean = f"from {package}.infra.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
@@ -66,10 +78,16 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         for name in sorted(project.tree):
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
-                here = project.answers["trigger"] == TRIED or not closures.starts_processes(name)
+                here = not closures.starts_processes(name) or tries_processes(project.answers, name)
                 if (key not in known and here) or (alone and name in ON_THEIR_OWN):
                     project.modules.append(name)
                     known.add(key)
+
+
+def tries_processes(answers: Answers, module: str) -> bool:
+    """Tell whether a module that starts real processes is tried with these answers."""
+    loops = VALUES["loop"][:1] if module in DOORS else VALUES["loop"]
+    return answers["trigger"] == TRIED and answers["loop"] in loops
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +143,7 @@ def test_projects_are_what_the_quick_renderer_says(
         )
 
 
+@pytest.mark.usefixtures("tested")
 @pytest.mark.parametrize("locks", ["memory", "postgres", "redis"])
 def test_every_dependency_is_imported_and_every_import_is_installed(
     projects: dict[str, Project], environment: Path, locks: str

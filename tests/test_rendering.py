@@ -13,7 +13,7 @@ from .conftest import Copy
 
 TREE = """
 docker/Dockerfile docker/Dockerfile.dev docker/docker-compose.yml docker-compose.yml
-src/my_agent/__init__.py src/my_agent/py.typed src/my_agent/config.py src/my_agent/cli.py
+src/my_agent/__init__.py src/my_agent/py.typed src/my_agent/config.py src/my_agent/cli/__init__.py
 src/my_agent/infra/__init__.py src/my_agent/infra/database.py src/my_agent/infra/store/__init__.py
 src/my_agent/infra/locks.py src/my_agent/infra/observability.py src/my_agent/infra/embedded.py
 src/my_agent/infra/timers.py src/my_agent/core/__init__.py src/my_agent/core/events.py
@@ -26,7 +26,7 @@ src/my_agent/api/routes/stream.py src/my_agent/migrations/env.py tests/conftest.
 tests/test_store.py tests/test_context.py tests/test_agent.py tests/test_api.py scripts/migrate.py
 scripts/replay.py scripts/dlq.py .github/workflows/ci.yml .github/workflows/deploy.yml .env.example
 pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .dockerignore .python-version
-.copier-answers.yml
+.copier-answers.yml compose.prod.yaml docs/patterns.md docs/operations.md .github/renovate.json
 """.split()
 
 
@@ -61,8 +61,8 @@ def test_the_promised_files_are_there(project: Path) -> None:
 
 def test_nothing_of_the_template_is_left(project: Path) -> None:
     for name, text in files_of(project).items():
-        # GitHub's own expressions start with a dollar sign.
-        left = re.findall(r"(?<!\$)\{\{(?!\.).*|\{%.*|\{#.*", text)
+        # GitHub's own expressions start with a dollar sign, Renovate's have three braces.
+        left = re.findall(r"(?<![${])\{\{(?![.{]).*|\{%.*|\{#.*", text)
         assert not left, f"{name} was not rendered: {left[0]}"
 
 

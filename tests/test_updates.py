@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from demo.render import REPOSITORY, git, render
+from tools.release import VERSION
 
 from .combinations import ALL_FIELDS
 from .conftest import SHARED
 from .owner import DELETED, HELLO, OURS, commit, make_it_mine
 
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
-VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")  # of PEP 440, as we use it
 NEXT = "99.0.0"  # what lies here, released
 TRIAL = REPOSITORY / "tests" / "trials" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "start", "trace", "versions")

@@ -27,6 +27,7 @@ from .infra.database import (
 )
 from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
+from .infra.metrics import measure_queue
 from .infra.models import build_model
 from .infra.store import EventStore
 from .infra.supervise import Supervised
@@ -61,13 +62,14 @@ async def prepare(settings: Settings) -> list[str]:
     """
     _check_production(settings)
     build_model(settings)
-    await check_database(settings)
-    async with open_locks(settings):
-        pass
-    if settings.environment == "production":
-        await check_schema(settings)
-        return []
-    return await migrate(settings)
+    with logfire.suppress_instrumentation():  # its many questions to the database are not news
+        await check_database(settings)
+        async with open_locks(settings):
+            pass
+        if settings.environment == "production":
+            await check_schema(settings)
+            return []
+        return await migrate(settings)
 
 
 def _check_production(settings: Settings) -> None:
@@ -108,6 +110,7 @@ async def _working(service: Service) -> AsyncGenerator[None]:
             lambda error: _announce(service, "error", f"agent: {error}"),
         ),
         Supervised("sweep", lambda: _sweep(service)),
+        Supervised("gauges", lambda: measure_queue(service.store.stats)),
     ]
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))

@@ -42,9 +42,10 @@ DATABASE_AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # a full disk, or too many connections
+    asyncpg.ReadOnlySQLTransactionError,  # what managed servers become when their disk is nearly full
 )
-"""What a statement raises when the server cannot be reached: wait, and try again."""
+"""What a statement raises when the server cannot be reached or used: wait, and try again."""
 
 
 class StartupError(Exception):

@@ -20,6 +20,7 @@ from ..config import Settings
 from .breaker import CircuitBreaker, Unavailable
 from .budget import Budget
 from .database import Fetch
+from .metrics import count_model
 
 PASSING = frozenset({408, 425, 429})  # besides 5xx: what the same request may not meet again
 
@@ -49,7 +50,7 @@ class GuardedModel(WrapperModel):
         """
         async with self._watched():
             response = await super().request(messages, model_settings, model_request_parameters)
-        await self._budget.spend(response)
+        await self._spent(response)
         return response
 
     @asynccontextmanager
@@ -72,7 +73,11 @@ class GuardedModel(WrapperModel):
             ) as stream,
         ):
             yield stream
-        await self._budget.spend(stream.get())
+        await self._spent(stream.get())
+
+    async def _spent(self, response: ModelResponse) -> None:
+        count_model(response)
+        await self._budget.spend(response)
 
     @asynccontextmanager
     async def _watched(self) -> AsyncGenerator[None]:

@@ -27,7 +27,7 @@ from ..core.types import Scope, Seconds
 from .breaker import Unavailable
 from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
 from .locks import ScopeBusy, ScopedLocks
-from .store import EventStore, ScopeMoved, Token, hold, settle
+from .store import EventStore, ScopeMoved, Token, counters, hold, settle
 from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
@@ -241,6 +241,8 @@ class Memory[C: Context]:
             await insert_events(fetch, [action], self._settings.event_max_depth)
             if self._on_action is not None:
                 await self._on_action(session, action)
+        counters.handled.add(len(known.held) + len(tokens))
+        counters.published.add(1)
         self._store.settled(*tokens)
         self._store.announce()
         context.clear()

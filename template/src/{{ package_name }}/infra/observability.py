@@ -22,28 +22,25 @@ LEVELS: dict[str, LevelName] = {
     "WARNING": "warn",
     "ERROR": "error",
 }
+SQL = "asyncpg"  # in the name of who traces statements
+SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
 UNTRACED = "/health,/ready"  # asked every few seconds, and of no interest
 
 
 def configure_observability(settings: Settings) -> None:
-    """Configure Logfire for this process: to its cloud with a token, to the terminal always."""
-    as_json = settings.log_format == "json"
-    console = logfire.ConsoleOptions(
-        min_log_level=LEVELS[settings.log_level],
-        span_style="simple",
-        show_project_link=False,
-        output=sys.stderr,
-    )
+    """Configure Logfire for this process: to the terminal always, to its cloud with a token.
+
+    The standard variables of OpenTelemetry, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, send it elsewhere, too.
+    """
+    as_json, level = settings.log_format == "json", LEVELS[settings.log_level]
     logfire.configure(
         token=settings.logfire_token.get_secret_value() if settings.logfire_token else None,
         send_to_logfire="if-token-present",
         service_name=COMMAND,
         service_version=settings.version,
         environment=settings.environment,
-        console=False if as_json else console,
-        min_level=LEVELS[
-            settings.log_level
-        ],  # what is below costs nothing, the traces of decisions too
+        console=False if as_json else _console(level),
+        min_level=level,  # what is below costs nothing, the traces of decisions too
         additional_span_processors=[SimpleSpanProcessor(JsonLines())] if as_json else None,
         inspect_arguments=False,
         distributed_tracing=True,  # a caller's trace goes on here
@@ -51,11 +48,26 @@ def configure_observability(settings: Settings) -> None:
     _instrument_libraries()
 
 
+def configure_for_commands() -> None:
+    """Show a command's warnings on the terminal, and nothing else: people read what it prints."""
+    logfire.configure(
+        send_to_logfire=False, console=_console("warn"), min_level="warn", inspect_arguments=False
+    )
+
+
+def _console(level: LevelName) -> logfire.ConsoleOptions:
+    """Write to standard error what is at least of this level, a line each."""
+    return logfire.ConsoleOptions(
+        min_log_level=level, span_style="simple", show_project_link=False, output=sys.stderr
+    )
+
+
 @cache
 def _instrument_libraries() -> None:
     logfire.instrument_pydantic_ai()
     logfire.instrument_asyncpg()
     logfire.instrument_httpx()
+    logfire.instrument_system_metrics()
 
 
 def instrument_app(app: FastAPI) -> None:
@@ -67,9 +79,10 @@ class JsonLines(SpanExporter):
     """Writes each log record and span as one JSON object a line to standard error."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write finished spans."""
+        """Write finished spans, statements aside: those are for traces."""
         for span in spans:
-            print(json.dumps(_line(span), default=str), file=sys.stderr, flush=True)
+            if span.instrumentation_scope and SQL not in span.instrumentation_scope.name:
+                print(json.dumps(_line(span), default=str), file=sys.stderr, flush=True)
         return SpanExportResult.SUCCESS
 
 
@@ -78,9 +91,16 @@ def _line(span: ReadableSpan) -> dict[str, Any]:
     context = span.get_span_context()
     return {
         "time": (span.end_time or span.start_time or 0) / 1e9,
+        "level": _severity(attributes.get("logfire.level_num")),
         "message": attributes.pop("logfire.msg", span.name),
         "name": span.name,
         "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
         "trace_id": format(context.trace_id, "032x") if context else None,
+        "span_id": format(context.span_id, "016x") if context else None,
         **{key: value for key, value in attributes.items() if not key.startswith("logfire.")},
     }
+
+
+def _severity(number: object) -> str:
+    """Name a severity of OpenTelemetry, which has four numbers for each name."""
+    return SEVERITIES[(number - 1) // 4] if isinstance(number, int) else "INFO"

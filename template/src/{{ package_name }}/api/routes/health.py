@@ -3,6 +3,7 @@
 import asyncio
 from typing import Literal
 
+import logfire
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -85,8 +86,9 @@ async def ready(service: ServiceDep) -> JSONResponse:
 
 async def _database(service: Service) -> str:
     try:
-        async with asyncio.timeout(READY_TIMEOUT):
-            await service.store.fetch("SELECT 1")
+        with logfire.suppress_instrumentation():  # asked every few seconds
+            async with asyncio.timeout(READY_TIMEOUT):
+                await service.store.fetch("SELECT 1")
     except DATABASE_AWAY as error:
         return f"away: {str(error) or type(error).__name__}"
     return "ok"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ...core.types import Seconds
 from ..database import Fetch, Row
+from . import counters
 from .codec import EVENT_COLUMNS
 
 
@@ -130,8 +131,11 @@ async def claim_orphan(
     fetch: Fetch, subscriber: str, lease: Seconds, types: list[str] | None, max_attempts: int
 ) -> Sequence[Row]:
     """Take one delivery whose worker fell silent, after burying those that killed too many."""
-    await fetch(BURY, subscriber, max_attempts)
-    return await fetch(CLAIM_ORPHAN, subscriber, lease, types)
+    buried = await fetch(BURY, subscriber, max_attempts)
+    counters.dead.add(len(buried))
+    rows = await fetch(CLAIM_ORPHAN, subscriber, lease, types)
+    counters.lease_expired.add(len(buried) + len(rows))
+    return rows
 
 
 def claimed_at(fence: int) -> float:

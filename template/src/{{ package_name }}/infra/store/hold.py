@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
+from . import counters
 from .claim import Token, columns
 from .codec import EVENT_COLUMNS, load_json
 
@@ -127,9 +128,12 @@ async def release(
 ) -> tuple[int, int]:
     """Let go of events that a scope holds; return how many were there, and the scope's version."""
     row = (await fetch(RELEASE, subscriber, scope, *columns(tokens)))[0]
+    counters.handled.add(row["released"])
     return row["released"], row["version"]
 
 
 async def release_aged(fetch: Fetch, subscriber: str, age: Seconds) -> int:
     """Let go of what has been held for longer than `age`, in any scope; return how many."""
-    return (await fetch(RELEASE_AGED, subscriber, age))[0]["events"]
+    released = (await fetch(RELEASE_AGED, subscriber, age))[0]["events"]
+    counters.handled.add(released)
+    return released

@@ -9,6 +9,7 @@ from opentelemetry import trace
 
 from ...core.events import Event, up_to_date
 from ..database import Fetch, Row
+from . import counters
 from .codec import Encoded, InvalidEvent, encode, load_json
 from .lanes import FLUSH_MOST, Lane, SharedFlush
 
@@ -82,6 +83,7 @@ class Publisher:
     async def _flush(self, batch: list[Sent]) -> list[bool | Exception]:
         first = {sent.row.id: sent for sent in reversed(batch)}  # of an id that comes twice
         accepted = await _insert(self._lane.fetch, list(first.values()))
+        counters.published.add(len(accepted))
         known = [s for s in batch if s.row.id not in accepted or first[s.row.id] is not s]
         conflicts = await _conflicts(self._lane.fetch, known)
         return [

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch
+from . import counters
 from .claim import Token, columns, seqs
 from .lanes import Lane, SharedFlush
 
@@ -96,7 +97,11 @@ class Settler:
         await self._holds.close()
 
     async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[bool | Exception]:
-        return await self._flush(batch, ACK)
+        settled = await self._flush(batch, ACK)
+        counters.handled.add(
+            sum(len(item) for item, ours in zip(batch, settled, strict=True) if ours)
+        )
+        return settled
 
     async def _flush_holds(self, batch: list[Hold]) -> list[bool | Exception]:
         notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}

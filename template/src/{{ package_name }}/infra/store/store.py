@@ -14,7 +14,7 @@ from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
 from ..database import Fetch, fetch_in
-from . import admin, claim, hold, log, settle
+from . import admin, claim, counters, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .cursor import Cursor
@@ -112,10 +112,12 @@ class EventStore:
             if session is not None:
                 new = await insert_events(fetch_in(session), events, deepest)
                 await fetch_in(session)(NOTIFY)
+                counters.published.add(new)
                 return new
             async with self.pool.acquire() as connection, connection.transaction():
                 new = await insert_events(connection.fetch, events, deepest)
             if new:
+                counters.published.add(new)
                 self._wake.announce()
             return new
 
@@ -156,6 +158,7 @@ class EventStore:
         """
         if session is not None:
             done = await settle.ack(fetch_in(session), self.subscriber, tokens)
+            counters.handled.add(len(done))
             return len(done) == len(tokens)
         return await self.settler.ack(tokens)
 
@@ -175,6 +178,8 @@ class EventStore:
             self._backoff,
         )
         self._after_commit([token], [token] if dead is None else [])
+        if dead is not None:
+            (counters.dead if dead else counters.failed).add(1)
         if dead:
             logfire.error("Event at {seq} was dead-lettered: {error}", seq=token.seq, error=error)
         return dead is not None
@@ -197,6 +202,7 @@ class EventStore:
         self.settled(*tokens)
         if late:
             self.stale += len(late)
+            counters.stale.add(len(late))
             seqs = [token.seq for token in late]
             logfire.warn("Settled too late, another worker has them: {seqs}", seqs=seqs)
 

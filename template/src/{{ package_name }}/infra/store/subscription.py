@@ -20,7 +20,7 @@ from ...config import Settings
 from ...core.events import Event
 from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Fetch, Row
-from . import claim, settle
+from . import claim, counters, settle
 from .claim import Token
 from .codec import NewerEvent, decode
 from .lanes import Lane
@@ -219,6 +219,7 @@ class Subscription:
         at_once = Backoff(1.0, 1.0, attempts=0)
         try:
             await settle.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
+            counters.dead.add(1)
         except DATABASE_AWAY as away:
             # It comes again when its lease runs out; the rest of the batch must not wait for that.
             logfire.warn("A bad event was not dead-lettered: {error}", error=repr(away))

@@ -99,7 +99,8 @@ class Wake:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            await connection.add_listener(CHANNEL, self._heard)
+            with logfire.suppress_instrumentation():
+                await connection.add_listener(CHANNEL, self._heard)
             self.wake_here()  # what was published while nobody listened
             while not lost.is_set():
                 with logfire.suppress_instrumentation():  # a ping is not news

@@ -1,0 +1,50 @@
+"""The command line: run the service, migrate its database, publish and read events, look after its queue.
+
+Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage.
+"""
+
+import asyncpg
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from typer import Typer
+
+from .. import COMMAND
+from ..infra.database import DATABASE_AWAY, StartupError
+from . import events, queue, running
+from .output import fail
+
+app = Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (running, events, queue):
+    app.add_typer(part.app)
+
+
+def main() -> None:
+    """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
+    try:
+        app()
+    except (StartupError, ValidationError, SettingsError, ValueError) as error:
+        fail(_sentence(error))
+    except PermissionError as error:  # of a secret, for example
+        fail(f"{error.filename or error} cannot be read: let this user read it.")
+    except DATABASE_AWAY as error:
+        fail(f"The database cannot be reached ({error}): start it, or correct DATABASE_URL.")
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+        fail(f"The database is not of this version ({error}): run `{COMMAND} migrate` first.")
+    except asyncpg.PostgresError as error:
+        fail(f"The database refused that: {error}.")
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = [
+        f"{'.'.join(map(str, item['loc'])).upper() or 'Settings'}:"
+        f" {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    ]
+    return "; ".join(problems)

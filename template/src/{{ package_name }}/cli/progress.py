@@ -1,0 +1,52 @@
+"""How far a replay has come, on a terminal: by the time of its events, since counting them would take as long."""
+
+import time
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..core.events import Event
+from ..core.types import Seconds
+
+REDRAW: Seconds = 0.1
+
+
+@contextmanager
+def progress_of(
+    since: datetime, until: datetime | None, events: AsyncIterator[Event], *, hidden: bool
+) -> Generator[AsyncIterator[Event]]:
+    """Give the events, and show how many there were and how much of the time lies behind."""
+    console = Console(stderr=True)
+    if hidden or not console.is_terminal:
+        yield events
+        return
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[count]} events"),
+        TextColumn("up to {task.fields[at]:%Y-%m-%d %H:%M:%S}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _counted(progress, since, until or datetime.now(UTC), events)
+
+
+async def _counted(
+    progress: Progress, since: datetime, until: datetime, events: AsyncIterator[Event]
+) -> AsyncIterator[Event]:
+    task, count, drawn = None, 0, 0.0
+    async for event in events:
+        count += 1
+        if task is None:
+            since = max(since, event.timestamp)  # before that there was nothing
+            task = progress.add_task(
+                "", total=(until - since).total_seconds(), count=0, at=event.timestamp
+            )
+        if (now := time.monotonic()) - drawn > REDRAW:
+            drawn = now
+            done = (event.timestamp - since).total_seconds()
+            progress.update(task, completed=done, count=count, at=event.timestamp)
+        yield event

