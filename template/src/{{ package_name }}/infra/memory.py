@@ -258,6 +258,7 @@ class Memory[C: Context]:
         covered = [*known.held.values(), *tokens]
         done = await settle.ack(fetch, self._store.subscriber, covered)
         if len(done) != len(covered):
+            self._store.note_late([token for token in covered if token.seq not in done])
             raise ScopeMoved("some of the events were settled by another worker")
 
     def _action(self, context: C, trigger: str, output: object) -> ActionEvent:

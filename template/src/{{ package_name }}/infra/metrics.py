@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
+import asyncpg
 import logfire
 from pydantic_ai.messages import ModelResponse
 
@@ -42,7 +43,7 @@ def count_model(response: ModelResponse) -> None:
 
 
 async def measure_queue(stats: Callable[[], Awaitable[Sequence[QueueStats]]]) -> NoReturn:
-    """Set the gauges for ever; while the database is away they stay as they are."""
+    """Set the gauges for ever; while the database does not answer they stay as they are."""
     while True:
         try:
             with logfire.suppress_instrumentation():
@@ -53,6 +54,6 @@ async def measure_queue(stats: Callable[[], Awaitable[Sequence[QueueStats]]]) ->
                     _held.set(each.held, whose)
                     _dead.set(each.dead, whose)
                     _lag.set(each.oldest_seconds or 0.0, whose)
-        except DATABASE_AWAY as error:
+        except (*DATABASE_AWAY, asyncpg.PostgresError) as error:  # nothing depends on a gauge
             logfire.warn("The queue was not measured: {error}", error=repr(error))
         await asyncio.sleep(GAUGE_INTERVAL)

@@ -10,6 +10,8 @@ from ..config import Settings
 from .database import StartupError
 from .offline import OfflineModel
 
+OPENAI = "https://api.openai.com/v1"
+
 
 def build_model(settings: Settings) -> Model:
     """Return the model named by `DEFAULT_MODEL`.
@@ -40,9 +42,11 @@ def _provider(name: str, settings: Settings) -> Provider[Any]:
         from pydantic_ai.providers.openai import OpenAIProvider
 
         key = _secret(settings.openai_api_key)
-        if settings.openai_base_url and key is None:
-            key = "unused"  # a local server asks for none, and the client insists on one
-        return OpenAIProvider(base_url=settings.openai_base_url, api_key=key)
+        if key is None and settings.openai_base_url is None:
+            raise UserError("set OPENAI_API_KEY, or OPENAI_BASE_URL for a server without keys")
+        key = key or "unused"  # a local server asks for none, and the client insists on one
+        # Given always: the client would take an empty OPENAI_BASE_URL of the environment for an address.
+        return OpenAIProvider(base_url=settings.openai_base_url or OPENAI, api_key=key)
     if name == "anthropic" and settings.anthropic_api_key:
         from pydantic_ai.providers.anthropic import AnthropicProvider
 

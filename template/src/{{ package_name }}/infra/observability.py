@@ -1,13 +1,16 @@
 """Telemetry: one call configures it, and everything that the service does shows up in one trace."""
 
 import json
+import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import logfire
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, WebSocket
 from logfire import LevelName
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -24,7 +27,9 @@ LEVELS: dict[str, LevelName] = {
 }
 SQL = "asyncpg"  # in the name of who traces statements
 SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
-UNTRACED = "/health,/ready"  # asked every few seconds, and of no interest
+UNTRACED = "^[^/]*//[^/]*/(health|ready)$"  # asked every few seconds, and of no interest
+CONTENTS = re.compile("messages|instructions|definitions|arguments|_response|result$")
+"""Attributes that hold what events, models and tools said: for traces, which are looked at one by one."""
 
 
 def configure_observability(settings: Settings) -> None:
@@ -36,22 +41,30 @@ def configure_observability(settings: Settings) -> None:
     logfire.configure(
         token=settings.logfire_token.get_secret_value() if settings.logfire_token else None,
         send_to_logfire="if-token-present",
-        service_name=COMMAND,
+        service_name=os.environ.get("OTEL_SERVICE_NAME") or COMMAND,
         service_version=settings.version,
         environment=settings.environment,
         console=False if as_json else _console(level),
         min_level=level,  # what is below costs nothing, the traces of decisions too
-        additional_span_processors=[SimpleSpanProcessor(JsonLines())] if as_json else None,
+        additional_span_processors=[SimpleSpanProcessor(JsonLines(settings.log_level))]
+        if as_json
+        else None,
         inspect_arguments=False,
         distributed_tracing=True,  # a caller's trace goes on here
     )
     _instrument_libraries()
+    # What libraries log goes the same way; pytest has a handler there already, and keeps it.
+    logging.basicConfig(handlers=[logfire.LogfireLoggingHandler()], level=logging.WARNING)
 
 
 def configure_for_commands() -> None:
     """Show a command's warnings on the terminal, and nothing else: people read what it prints."""
     logfire.configure(
-        send_to_logfire=False, console=_console("warn"), min_level="warn", inspect_arguments=False
+        send_to_logfire=False,
+        console=_console("warn"),
+        min_level="warn",
+        metrics=False,  # a collector that is away would keep the command waiting at its end
+        inspect_arguments=False,
     )
 
 
@@ -71,18 +84,31 @@ def _instrument_libraries() -> None:
 
 
 def instrument_app(app: FastAPI) -> None:
-    """Trace the requests of an application."""
-    logfire.instrument_fastapi(app, excluded_urls=UNTRACED, capture_headers=False)
+    """Trace the requests of an application, without what they carry."""
+    logfire.instrument_fastapi(
+        app, excluded_urls=UNTRACED, capture_headers=False, request_attributes_mapper=_refused
+    )
+
+
+def _refused(_: Request | WebSocket, found: dict[str, Any]) -> dict[str, Any] | None:
+    """Keep of a request's arguments what was wrong: the rest has settings, and what clients sent."""
+    errors = [{key: error[key] for key in ("loc", "type", "msg")} for error in found["errors"]]
+    return {"errors": errors} if errors else None
 
 
 class JsonLines(SpanExporter):
-    """Writes each log record and span as one JSON object a line to standard error."""
+    """Writes each log record and span, from a level on, as one JSON object a line to standard error."""
+
+    def __init__(self, level: str) -> None:
+        self._levels = SEVERITIES[SEVERITIES.index(level) :]
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write finished spans, statements aside: those are for traces."""
         for span in spans:
             if span.instrumentation_scope and SQL not in span.instrumentation_scope.name:
-                print(json.dumps(_line(span), default=str), file=sys.stderr, flush=True)
+                line = _line(span)
+                if line["level"] in self._levels:
+                    print(json.dumps(line, default=str), file=sys.stderr, flush=True)
         return SpanExportResult.SUCCESS
 
 
@@ -90,15 +116,26 @@ def _line(span: ReadableSpan) -> dict[str, Any]:
     attributes = dict(span.attributes or {})
     context = span.get_span_context()
     return {
+        **{key: value for key, value in attributes.items() if _is_short(key)},
+        **_exception(span),
         "time": (span.end_time or span.start_time or 0) / 1e9,
         "level": _severity(attributes.get("logfire.level_num")),
-        "message": attributes.pop("logfire.msg", span.name),
+        "message": attributes.get("logfire.msg", span.name),
         "name": span.name,
         "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
         "trace_id": format(context.trace_id, "032x") if context else None,
         "span_id": format(context.span_id, "016x") if context else None,
-        **{key: value for key, value in attributes.items() if not key.startswith("logfire.")},
     }
+
+
+def _is_short(key: str) -> bool:
+    return not key.startswith("logfire.") and not CONTENTS.search(key)
+
+
+def _exception(span: ReadableSpan) -> dict[str, Any]:
+    """Return type, message and traceback of what went wrong, if something did."""
+    found = [event for event in span.events if event.name == "exception"]
+    return dict(found[-1].attributes or {}) if found else {}
 
 
 def _severity(number: object) -> str:

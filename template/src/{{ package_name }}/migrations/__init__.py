@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import logfire
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -36,9 +37,10 @@ HISTORIES = (History("store", "store_version"), History("app", "app_version"))
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Upgrade the schema and return what was applied, in order.
+    """Upgrade the schema and return what was applied, in order; all of it or, on an error, nothing.
 
-    Several processes may call this at once: one works, the others wait and find nothing to do.
+    Several processes may call this at once: one works, the others wait and find nothing to do. A
+    schema that newer code made stays as it is.
 
     Raises:
         StartupError: the schema is in a state that no migration leads on from.
@@ -54,8 +56,13 @@ async def migrate(settings: Settings) -> list[str]:
 
 
 async def check_schema(settings: Settings) -> None:
-    """Raise `StartupError` unless the schema is exactly the one that this code expects."""
-    await _in_a_transaction(settings, _check)
+    """Raise `StartupError` unless the schema is the one that this code expects, or a newer one.
+
+    Newer, because a deploy migrates first: old processes that restart meanwhile, and a version that is
+    rolled back to, find what they need as long as migrations expand before they contract.
+    """
+    for newer in await _in_a_transaction(settings, _check):
+        logfire.warn("{schema}: this version is older, which is well during a deploy", schema=newer)
 
 
 async def downgrade(settings: Settings) -> None:
@@ -66,8 +73,9 @@ async def downgrade(settings: Settings) -> None:
 async def _in_a_transaction[T](settings: Settings, work: Callable[[Connection], T]) -> T:
     engine = create_async_engine(str(settings.database_url))
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(work)
+        with logfire.suppress_instrumentation():  # its many questions to the database are not news
+            async with engine.begin() as connection:
+                return await connection.run_sync(work)
     finally:
         await engine.dispose()
 
@@ -81,6 +89,8 @@ def _upgrade(connection: Connection) -> list[str]:
     applied: list[str] = []
     for history in HISTORIES:
         before = _revision(connection, history)
+        if _is_newer(before, history):
+            continue
         command.upgrade(_config(history, connection), "head")
         after = _revision(connection, history)
         if after != before and after is not None:
@@ -89,11 +99,15 @@ def _upgrade(connection: Connection) -> list[str]:
     return applied
 
 
-def _check(connection: Connection) -> None:
+def _check(connection: Connection) -> list[str]:
+    """Refuse what this code cannot work with; return what newer code made of it."""
+    newer: list[str] = []
     for history in HISTORIES:
         expected = ScriptDirectory.from_config(_config(history)).get_current_head()
         found = _revision(connection, history)
-        if found != expected:
+        if _is_newer(found, history):
+            newer.append(f"The database schema ({history.folder}) is at {found}")
+        elif found != expected:
             raise StartupError(
                 f"The database schema ({history.folder}) is at {found or 'nothing'} and this version"
                 f" needs {expected}: run the `migrate` command first."
@@ -108,6 +122,13 @@ def _check(connection: Connection) -> None:
             f"The database schema is half migrated, {', '.join(missing)} missing: restore it from a"
             " backup, or drop the remaining tables and run the `migrate` command."
         )
+    return newer
+
+
+def _is_newer(revision: str | None, history: History) -> bool:
+    """Tell whether only newer code can have made a schema: this code knows no such revision."""
+    scripts = ScriptDirectory.from_config(_config(history)).walk_revisions()
+    return revision is not None and revision not in {script.revision for script in scripts}
 
 
 def _revision(connection: Connection, history: History) -> str | None:

@@ -32,6 +32,9 @@ SELECT {EVENT_COLUMNS}
 # before the first event comes.
 IN_ORDER = "SET LOCAL enable_sort = off"
 
+# Whoever reads may pause: a pager, a slow disk, another instance. That is no forgotten transaction.
+WITHOUT_HASTE = "SET LOCAL idle_in_transaction_session_timeout = 0"
+
 # What is in one snapshot and not in another, from a place on. `tx` is compared first: an index has it.
 FOLLOW = f"""
 SELECT {EVENT_COLUMNS}, e.tx::text AS tx
@@ -73,6 +76,7 @@ async def replay(
     """Yield events in order of `(timestamp, seq)` from a server-side cursor; skips what is unknown."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         await connection.execute(IN_ORDER)
+        await connection.execute(WITHOUT_HASTE)
         rows = connection.cursor(REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS)
         async for row in rows:
             if event := decode_known(row):

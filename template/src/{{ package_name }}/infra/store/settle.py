@@ -97,25 +97,25 @@ class Settler:
         await self._holds.close()
 
     async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[bool | Exception]:
-        settled = await self._flush(batch, ACK)
-        counters.handled.add(
-            sum(len(item) for item, ours in zip(batch, settled, strict=True) if ours)
-        )
+        settled, ours = await self._flush(batch, ACK)
+        counters.handled.add(ours)
         return settled
 
     async def _flush_holds(self, batch: list[Hold]) -> list[bool | Exception]:
         notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
-        return await self._flush(
+        settled, _ = await self._flush(
             [item.tokens for item in batch],
             HOLD,
             list(notes),
             [item.scratch for item in notes.values()],
             [item.tokens[0].seq for item in notes.values()],
         )
+        return settled
 
     async def _flush(
         self, batch: list[tuple[Token, ...]], statement: str, *args: object
-    ) -> list[bool | Exception]:
+    ) -> tuple[list[bool | Exception], int]:
+        """Return whether all of each item was ours, and how many deliveries were."""
         tokens = [token for item in batch for token in item]
         rows = await self._lane.fetch(statement, self._subscriber, *columns(tokens), *args)
         late: list[Token] = []
@@ -123,7 +123,7 @@ class Settler:
             ours = {(row["seq"], row["fence"]) for row in rows}
             late = [token for token in tokens if token[:2] not in ours]
         self._settled(tokens, late)
-        return [not late or all(token not in late for token in item) for item in batch]
+        return [not late or all(token not in late for token in item) for item in batch], len(rows)
 
 
 async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:

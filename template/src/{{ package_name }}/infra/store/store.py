@@ -13,7 +13,7 @@ from ...config import Settings, get_settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
-from ..database import Fetch, fetch_in
+from ..database import Fetch, after_commit, fetch_in
 from . import admin, claim, counters, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
@@ -112,7 +112,7 @@ class EventStore:
             if session is not None:
                 new = await insert_events(fetch_in(session), events, deepest)
                 await fetch_in(session)(NOTIFY)
-                counters.published.add(new)
+                after_commit(session, lambda: counters.published.add(new))
                 return new
             async with self.pool.acquire() as connection, connection.transaction():
                 new = await insert_events(connection.fetch, events, deepest)
@@ -158,7 +158,8 @@ class EventStore:
         """
         if session is not None:
             done = await settle.ack(fetch_in(session), self.subscriber, tokens)
-            counters.handled.add(len(done))
+            after_commit(session, lambda: counters.handled.add(len(done)))
+            self.note_late([token for token in tokens if token.seq not in done])
             return len(done) == len(tokens)
         return await self.settler.ack(tokens)
 
@@ -200,6 +201,10 @@ class EventStore:
 
     def _after_commit(self, tokens: list[Token], late: list[Token]) -> None:
         self.settled(*tokens)
+        self.note_late(late)
+
+    def note_late(self, late: Sequence[Token]) -> None:
+        """Count tokens that settled nothing, since another worker has their events."""
         if late:
             self.stale += len(late)
             counters.stale.add(len(late))

@@ -77,6 +77,7 @@ class Subscription:
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._next_recovery = 0.0
+        self._orphaned = False
         self._paused_until = 0.0
         self._stopping = False
 
@@ -144,7 +145,9 @@ class Subscription:
             self._changed.clear()
             try:
                 with logfire.suppress_instrumentation():  # looking is not news
-                    if not await self._claim():
+                    taken = await self._claim()
+                    # Afterwards, so that what has just been published need not wait for the answer.
+                    if not (await self._orphans_appeared() or taken):
                         await self._sleep()
                 pause = 0.1
             except DATABASE_AWAY as error:
@@ -154,18 +157,26 @@ class Subscription:
 
     async def _claim(self) -> bool:
         """Claim for the free capacity; orphans come first, and each of them alone."""
-        who, types = self._owed.subscriber, self._owed.types
-        now = time.monotonic()
-        if now < self._paused_until or any(token.alone for token in self._in_hand.values()):
+        paused = time.monotonic() < self._paused_until
+        if paused or any(token.alone for token in self._in_hand.values()):
             return False
-        if now >= self._next_recovery:
-            if await claim.any_orphaned(self._lane.fetch, who, types):
-                return await self._claim_orphan(now)
-            self._next_recovery = now + self._fallback
+        if self._orphaned:
+            return await self._claim_orphan()
         if not (room := self._room()):
             return False
+        who, types = self._owed.subscriber, self._owed.types
         rows = await claim.claim(self._lane.fetch, who, room, self._lease, types)
         return self._take(rows, alone=False)
+
+    async def _orphans_appeared(self) -> bool:
+        """Look now and then whether a lease ran out."""
+        now = time.monotonic()
+        if self._orphaned or now < self._next_recovery:
+            return False
+        self._next_recovery = now + self._fallback
+        who, types = self._owed.subscriber, self._owed.types
+        self._orphaned = await claim.any_orphaned(self._lane.fetch, who, types)
+        return self._orphaned
 
     def _room(self) -> int:
         """Return how many to claim now; none while few could be and some are still unread."""
@@ -173,7 +184,7 @@ class Subscription:
         room = min(most, self._owed.batch_size - len(self._in_hand))
         return 0 if self._unread and room < most / 2 else room
 
-    async def _claim_orphan(self, now: float) -> bool:
+    async def _claim_orphan(self) -> bool:
         if self._in_hand:
             return False  # wait until the hand is empty: who dies next must die alone
         rows = await claim.claim_orphan(
@@ -183,8 +194,7 @@ class Subscription:
             self._owed.types,
             self._owed.backoff.attempts,
         )
-        if not rows:  # another worker was faster, or it is of a type that we do not take
-            self._next_recovery = now + self._fallback
+        self._orphaned = bool(rows)  # another worker may have been faster
         return self._take(rows, alone=True)
 
     def _take(self, rows: Sequence[Row], *, alone: bool) -> bool:
@@ -218,12 +228,16 @@ class Subscription:
         reason = f"it is not a valid {row['type']} event any more: {error}"
         at_once = Backoff(1.0, 1.0, attempts=0)
         try:
-            await settle.nack(self._fetch, self._owed.subscriber, token, reason, None, at_once)
-            counters.dead.add(1)
+            died = await settle.nack(
+                self._fetch, self._owed.subscriber, token, reason, None, at_once
+            )
         except DATABASE_AWAY as away:
             # It comes again when its lease runs out; the rest of the batch must not wait for that.
             logfire.warn("A bad event was not dead-lettered: {error}", error=repr(away))
             return
+        if not died:
+            return  # another worker has it by now, and finds the same
+        counters.dead.add(1)
         logfire.error("Event {id} was dead-lettered: {reason}", id=row["id"], reason=reason)
 
     async def _sleep(self) -> None:
