@@ -1,8 +1,13 @@
 """The documentation site: `make docs` builds it, and fails on anything that is wrong."""
 
+import re
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from sphinx.application import Sphinx
 
-from demo.render import BUILD, render, snapshot
+from demo.render import render, snapshot
 
 project = "Reflex"
 extensions = ["myst_parser", "sphinx_copybutton"]
@@ -15,14 +20,28 @@ linkcheck_ignore = [r"https?://localhost"]
 RENDERED = ("patterns", "operations")
 """Pages that every project has. Here they are those of the defaults, in place of a pointer to their source."""
 
+LISTS = re.compile(r"^## (.+)\n\n((?:- .+\n)+)", re.MULTILINE)
+LINKS = re.compile(r"^- \[.+?\]\((.+?)\.md\)", re.MULTILINE)
 
-def show_rendered(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put a rendered project's page where the repository has only a pointer to it."""
-    if docname in RENDERED:
-        source[0] = (BUILD / "for-docs" / "docs" / f"{docname}.md").read_text()
+
+def complete(rendered: dict[str, str], app: Sphinx, docname: str, source: list[str]) -> None:
+    """Give the site what the bare files, which are read in the repository as well, do without."""
+    if docname in rendered:
+        source[0] = rendered[docname]
+    elif docname == "index":
+        source[0] += "".join(sidebar(caption, links) for caption, links in LISTS.findall(source[0]))
+
+
+def sidebar(caption: str, links: str) -> str:
+    """Return the part of the sidebar that a list of links is."""
+    pages = "\n".join(LINKS.findall(links))
+    return f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
 
 
 def setup(app: Sphinx) -> None:
     """Render the defaults, whose pages are shown."""
-    render(BUILD / "for-docs", snapshot(BUILD / "template-for-docs"))
-    app.connect("source-read", show_rendered)
+    with TemporaryDirectory() as home:
+        project = Path(home) / "project"
+        render(project, snapshot(Path(home) / "template"))
+        rendered = {name: (project / "docs" / f"{name}.md").read_text() for name in RENDERED}
+    app.connect("source-read", partial(complete, rendered))

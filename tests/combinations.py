@@ -14,8 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import copier
+import yaml
 from jinja2 import Environment, FileSystemLoader
 from jinja2.runtime import Context
+
+from demo.render import REPOSITORY
+
+
+def offered_by(template: Path) -> dict[str, list[str]]:
+    """Return the choices of each question that has some, the default first."""
+    questions = yaml.safe_load((template / "copier.yml").read_text())
+    found: dict[str, list[str]] = {}
+    for name, question in questions.items():
+        if not name.startswith("_") and "choices" in question:
+            choices: dict[str, str] | list[str] = question["choices"]
+            values = choices.values() if isinstance(choices, dict) else choices
+            found[name] = sorted(values, key=question["default"].__ne__)
+    return found
+
+
+OFFERED = offered_by(REPOSITORY)
 
 ALL_FIELDS = (
     "{order.placed: {order_id: str, count: int, total: float, paid: bool, at: datetime,"
@@ -23,13 +41,13 @@ ALL_FIELDS = (
 )
 
 VALUES: dict[str, list[Any]] = {
-    "loop": ["reference", "realtime", "batch", "parallel"],
-    "trigger": ["error_threshold", "immediate", "periodic_summary"],
-    "locks": ["memory", "postgres", "redis"],
+    "loop": OFFERED["loop"],
+    "trigger": OFFERED["trigger"],
+    "locks": OFFERED["locks"],
     "event_types": ["error.reported: {service: str, message: str}", "[]", "[job.done]", ALL_FIELDS],
-    "license": ["MIT", "Apache-2.0", "BSD-3-Clause", "proprietary"],
-    "python_version": ["3.12", "3.13"],
-    "ci": ["github", "none"],
+    "license": OFFERED["license"],
+    "python_version": OFFERED["python_version"],
+    "ci": OFFERED["ci"],
     "project_name": ["My Agent", "Ab", "A" * 39 + "z"],
 }
 """What each question is answered with, the default first."""
@@ -111,12 +129,17 @@ class Renderer:
         self._template = template
         self._scratch = scratch
         self._root = template / "template"
+        self._offered = offered_by(template)
         self._contexts: dict[tuple[str, str], dict[str, Any]] = {}
         self._looked_at: set[str] = set()
         self._env = self._environment()
         self.texts: dict[str, bytes] = {}
         """What the files say, by digest."""
         self._pieces = [Piece(path) for path in sorted(self._root.rglob("*")) if path.is_file()]
+
+    def offers(self, answers: Answers) -> bool:
+        """Tell whether this template has these answers; one of before lacks what is new."""
+        return all(value in self._offered.get(name, [value]) for name, value in answers.items())
 
     def tree(self, answers: Answers) -> dict[str, str]:
         """Return the digests of a project's files by their paths, the answers file aside."""
@@ -208,7 +231,8 @@ class Trees:
     @classmethod
     def of(cls, renderer: "Renderer", before: "Trees | None" = None) -> "Trees":
         """Render all projects."""
-        found = [(answers, renderer.tree(answers)) for answers in combinations()]
+        known = filter(renderer.offers, combinations())
+        found = [(answers, renderer.tree(answers)) for answers in known]
         return cls(found, renderer.texts, before)
 
     def files(self) -> set[tuple[str, str]]:

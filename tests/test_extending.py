@@ -9,9 +9,11 @@ import pytest
 
 from demo.render import REPOSITORY, git, render
 
+from .combinations import OFFERED, VALUES, Renderer, offered_by
 from .owner import commit
 
 PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
+SPOKEN = ("README.md", "AGENTS.md", "docs/operations.md")  # of what a project answered
 
 
 def block(name: str) -> str:
@@ -26,7 +28,7 @@ def extended(template: Path, tmp_path: Path) -> Path:
     """A copy of the template with the page's loop and trigger."""
     copied = tmp_path / "reflex"
     shutil.copytree(template, copied)
-    for name in ("variants/loops/newest.py", "variants/triggers/on_request/triggers.py"):
+    for name in ("variants/loops/single.py", "variants/triggers/on_request/triggers.py"):
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text(block(name))
     agents = "variants/triggers/{}/agents.py"
@@ -46,10 +48,10 @@ def test_a_loop_and_a_trigger_that_are_added_as_the_page_says_work(
 ) -> None:
     project = tmp_path / "project"
 
-    render(project, extended, {"loop": "newest", "trigger": "on_request"})
+    render(project, extended, {"loop": "single", "trigger": "on_request"})
 
     loop = project / "src" / "my_agent" / "agent" / "loop.py"
-    assert loop.read_text() == block("variants/loops/newest.py")
+    assert loop.read_text() == block("variants/loops/single.py")
     for command in (["ruff", "format", "--check"], ["ruff", "check"]):
         checked = subprocess.run(command, cwd=project, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout
@@ -64,10 +66,47 @@ def test_a_loop_and_a_trigger_that_are_added_as_the_page_says_work(
     assert tested.returncode == 0, tested.stdout[-5000:] + tested.stderr[-2000:]
 
 
+def test_the_pages_of_a_new_answer_name_it_and_say_nothing_of_another(
+    extended: Path, renderer: Renderer, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    render(project, extended, {"loop": "single", "trigger": "on_request"})
+    defaults = {name: values[0] for name, values in VALUES.items()}
+    trees = [
+        renderer.tree({**defaults, question: answer})
+        for question in ("loop", "trigger")
+        for answer in OFFERED[question]
+    ]
+
+    readme = (project / "README.md").read_text()
+    assert "**Loop**: `single`, in `agent/loop.py`." in readme
+    assert "**Trigger**: `on_request`, in `agent/triggers.py`." in readme
+    for page in SPOKEN:
+        of_others = [set(renderer.texts[tree[page]].decode().splitlines()) for tree in trees]
+        said = set((project / page).read_text().splitlines())
+        others = said & set[str]().union(*of_others) - of_others[0].intersection(*of_others)
+        assert not others, f"{page} says of a new answer what is true of others: {others}"
+
+
+def test_a_new_answer_is_in_every_combination_at_once(extended: Path) -> None:
+    offered = offered_by(extended)
+
+    assert "single" in offered["loop"]
+    assert "on_request" in offered["trigger"]
+    assert offered.keys() <= VALUES.keys(), "a question has choices that no combination tries"
+
+
+def test_a_template_of_before_is_not_asked_for_a_new_answer(renderer: Renderer) -> None:
+    defaults = {name: values[0] for name, values in VALUES.items()}
+
+    assert renderer.offers(defaults)
+    assert not renderer.offers({**defaults, "loop": "single"})
+
+
 def test_the_last_commit_of_the_copy_is_the_only_difference(extended: Path, template: Path) -> None:
     assert git("diff", "--name-only", "HEAD~1", at=extended).split() == [
         "copier.yml",
-        "variants/loops/newest.py",
+        "variants/loops/single.py",
         "variants/triggers/on_request/agents.py",
         "variants/triggers/on_request/triggers.py",
     ]

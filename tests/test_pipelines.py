@@ -1,13 +1,17 @@
 """Pipelines and containers as text: every distinct file of them, and our own, pleases those who know."""
 
+import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from demo.render import BUILD, REPOSITORY
+from demo.render import BUILD, IDENTITY, REPOSITORY, git
 
 from .combinations import Renderer, Trees
 
@@ -20,6 +24,9 @@ SCHEMAS: dict[str, str] = {
     "docker/docker-compose.yml": "vendor.compose-spec",
     "compose.prod.yaml": "vendor.compose-spec",
 }
+
+PINNED = {"github-actions": r"uses: \S+@[0-9a-f]{40} ", "dockerfile": r"^FROM \S+:\S"}
+"""What the template pins, by Renovate's names of what finds it."""
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,58 @@ def test_files_fit_their_schemas(rendered: Path, pattern: str) -> None:
 
     check(["check-jsonschema", "--builtin-schema", SCHEMAS[pattern], *files])
     assert files
+
+
+@pytest.mark.parametrize("manager", PINNED)
+def test_renovate_finds_all_that_the_template_pins(manager: str) -> None:
+    config = json.loads((REPOSITORY / ".github" / "renovate.json").read_text())
+    patterns = [re.compile(text.strip("/")) for text in config[manager]["managerFilePatterns"]]
+    pinning = [
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "template").rglob("*.jinja")
+        if re.search(PINNED[manager], path.read_text(), re.MULTILINE)
+    ]
+
+    assert pinning
+    assert not [name for name in pinning if not any(pattern.search(name) for pattern in patterns)]
+
+
+@pytest.mark.parametrize(
+    ("tags", "version", "is_latest"),
+    [
+        ([], "1.2.3", True),
+        (["v1.9.0"], "1.10.0", True),
+        (["v1.3.0-rc.1", "v1.3.0rc2"], "1.2.3", True),
+        (["v1.3.0"], "1.2.4", False),
+        (["v1.2.3"], "1.3.0-rc.1", False),
+        (["v1.2.3"], "1.3.0rc1", False),
+    ],
+)
+def test_only_the_newest_version_is_called_latest(
+    rendered: Path, tmp_path: Path, tags: list[str], version: str, is_latest: bool
+) -> None:
+    workflow = yaml.safe_load(next(rendered.glob("*/.github/workflows/deploy.yml")).read_text())
+    steps = workflow["jobs"]["publish"]["steps"]
+    script = next(step["run"] for step in steps if step.get("name") == "Name it")
+    git("init", "--quiet", at=tmp_path)
+    git(*IDENTITY, "commit", "--quiet", "--allow-empty", "--message", "All", at=tmp_path)
+    for tag in [*tags, f"v{version}"]:
+        git("tag", tag, at=tmp_path)
+    (tmp_path / "docker").write_text('#!/bin/sh\necho "$*"\n')
+    (tmp_path / "docker").chmod(0o755)
+
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "IMAGE": "ghcr.io/ada/agent",
+        "DIGEST": "sha256:0",
+        "VERSION": version,
+        "GITHUB_STEP_SUMMARY": os.devnull,
+    }
+    run = ["bash", "-e", "-c", script]
+    ran = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+
+    assert f"--tag ghcr.io/ada/agent:{version}" in ran.stdout
+    assert ("--tag ghcr.io/ada/agent:latest" in ran.stdout) == is_latest
 
 
 def workflows(rendered: Path) -> list[Path]:

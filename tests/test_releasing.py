@@ -7,13 +7,21 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from demo.render import git
+from demo.render import REPOSITORY, git
 
 from .owner import commit
 
 GREEN = "def test_updates() -> None: ...\n"
 RED = "def test_updates() -> None:\n    raise AssertionError\n"
+GH = """#!/bin/sh
+# Notes what it is asked, and knows no release but that of RELEASED.
+case "$*" in
+  "release view "*) test "$3" = "$RELEASED" ;;
+  *) echo "$*" >> asked ;;
+esac
+"""
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def test_a_release_names_its_commit_and_moves_its_notes(repository: Path) -> Non
     assert named == git("rev-parse", "HEAD~1", at=repository).strip()
     assert 'version = "98.0.0"' in git("show", f"{named}:pyproject.toml", at=repository)
     assert release(repository, "--notes", "98.0.0").stdout.startswith("- More.")
-    assert release(repository, "--notes", "Unreleased").stdout == "\n"
+    assert release(repository, "--notes", "Unreleased").returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -99,3 +107,52 @@ def test_what_projects_cannot_be_updated_to_is_no_release(repository: Path) -> N
 
     assert "cannot be updated to this" in release(repository, "98.0.0").stderr
     assert git("rev-parse", "HEAD", at=repository) == before
+
+
+@pytest.mark.parametrize("version", tomllib.loads((REPOSITORY / "releases.toml").read_text()))
+def test_every_release_has_notes(version: str) -> None:
+    assert release(REPOSITORY, "--notes", version).stdout.startswith("### Added")
+
+
+def test_notes_that_are_missing_are_an_error(repository: Path) -> None:
+    asked = release(repository, "--notes", "97.0.0")
+
+    assert asked.returncode == 1
+    assert asked.stderr == "release: CHANGELOG.md has no notes on 97.0.0.\n"
+
+
+def publish(repository: Path, released: str = "") -> list[str]:
+    """Run what the workflow does; return what it asked GitHub for."""
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "release.yml").read_text())
+    programs = repository / "programs"
+    programs.mkdir()
+    (programs / "gh").write_text(GH)
+    (programs / "gh").chmod(0o755)
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "RELEASED": released}
+    script = workflow["jobs"]["release"]["steps"][-1]["run"]
+    subprocess.run(["bash", "-e", "-c", script], cwd=repository, env=env, check=True)
+    asked = repository / "asked"
+    return asked.read_text().splitlines() if asked.exists() else []
+
+
+def test_the_workflow_tags_and_then_publishes(repository: Path) -> None:
+    known = tomllib.loads((repository / "releases.toml").read_text())["0.1.0"]
+
+    tagged, published = publish(repository)
+
+    assert tagged.endswith(f"--raw-field ref=refs/tags/0.1.0 --raw-field sha={known}")
+    assert "release create 0.1.0 --verify-tag" in published
+    assert "--target" not in published
+
+
+def test_the_workflow_publishes_what_was_tagged_only(repository: Path) -> None:
+    git("tag", "0.1.0", at=repository)
+
+    asked = publish(repository)
+
+    assert [line.split(" ")[:2] for line in asked] == [["release", "create"]]
+
+
+def test_the_workflow_leaves_alone_what_is_released(repository: Path) -> None:
+    assert publish(repository, released="0.1.0") == []

@@ -1,5 +1,6 @@
 """What is rendered: the promised files, nothing left of the template, and no need to trust it."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,7 +26,7 @@ src/my_agent/api/routes/events.py src/my_agent/api/routes/health.py src/my_agent
 src/my_agent/api/routes/stream.py src/my_agent/migrations/env.py tests/conftest.py
 tests/test_store.py tests/test_context.py tests/test_agent.py tests/test_api.py scripts/migrate.py
 scripts/replay.py scripts/dlq.py .github/workflows/ci.yml .github/workflows/deploy.yml .env.example
-pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .dockerignore .python-version
+pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .gitattributes .dockerignore .python-version
 .copier-answers.yml compose.prod.yaml docs/patterns.md docs/operations.md .github/renovate.json
 """.split()
 
@@ -64,6 +65,43 @@ def test_nothing_of_the_template_is_left(project: Path) -> None:
         # GitHub's own expressions start with a dollar sign, Renovate's have three braces.
         left = re.findall(r"(?<![${])\{\{(?![.{]).*|\{%.*|\{#.*", text)
         assert not left, f"{name} was not rendered: {left[0]}"
+
+
+def make_secrets(project: Path, *programs: Path) -> subprocess.CompletedProcess[str]:
+    """Run `make secrets`, with these programs before those of the system."""
+    env = {**os.environ, "PATH": ":".join([*map(str, programs), os.environ["PATH"]])}
+    return subprocess.run(["make", "secrets"], cwd=project, env=env, capture_output=True, text=True)
+
+
+def test_secrets_are_made_once_for_their_owner_alone(project: Path) -> None:
+    (project / "secrets").mkdir()
+    (project / "secrets" / "api_keys").touch()  # a disk was full, say
+    first = make_secrets(project)
+    before = files_of(project)
+
+    again = make_secrets(project)
+
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert files_of(project) == before
+    password = before["secrets/postgres_password"].strip()
+    assert re.fullmatch("[0-9a-f]{48}", password)
+    assert re.fullmatch("[0-9a-f]{48}", before["secrets/api_keys"].strip())
+    assert f":{password}@db:5432/" in before["secrets/database_url"]
+    assert before[".env.production"] == "DEFAULT_MODEL=openai:gpt-5-mini\n"
+    assert (project / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_secrets_that_cannot_be_made_are_not_there(project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "programs" / "od"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\n")
+    broken.chmod(0o755)
+
+    refused = make_secrets(project, broken.parent)
+
+    assert refused.returncode != 0
+    assert "secrets: /dev/urandom, head, od, tr or grep is missing" in refused.stderr
+    assert not list((project / "secrets").iterdir())
 
 
 def test_the_template_needs_no_trust() -> None:

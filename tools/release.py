@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--notes", action="store_true", help="only print what the version brings")
     args = parser.parse_args()
     if args.notes:
-        print(notes(args.version))
+        if not (said := notes(args.version)):
+            sys.exit(f"release: CHANGELOG.md has no notes on {args.version or 'no version'}.")
+        print(said)
         return
     try:
         check(args.version)

@@ -42,6 +42,7 @@ def events(count: int) -> list[ErrorReportedEvent]:
 async def opened(url: str) -> AsyncGenerator[EventStore]:
     """Open the store as the service does."""
     settings = Settings(database_url=url, agent_prefetch=IN_HAND, log_level="WARNING")
+    configure_observability(settings)
     async with open_database(settings) as database:
         store = EventStore(database.sessions, database.pool, settings=settings)
         try:
@@ -171,7 +172,6 @@ async def drain_by_the_loop(url: str, count: int) -> Outcome:
         httpx2.AsyncClient() as http,
         open_locks(store.settings) as locks,
     ):
-        configure_observability(store.settings)
         progress = Progress(count)
         decided = asyncio.Event()
 

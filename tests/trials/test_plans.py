@@ -41,10 +41,10 @@ SELECT 'agent', seq, scope FROM events ORDER BY seq DESC LIMIT $1
 """
 
 STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
-    "claim": (CLAIM, ("agent", 100, 15.0, None), {"deliveries_ready", "events_pkey"}),
-    "claim of some types": (
+    "claim": (CLAIM, ("agent", 100, 15.0, None, None), {"deliveries_ready", "events_pkey"}),
+    "claim of some types, and not of some scopes": (
         CLAIM,
-        ("agent", 100, 15.0, ["http.request"]),
+        ("agent", 100, 15.0, ["http.request"], ["scope:1"]),
         {"deliveries_ready", "events_pkey"},
     ),
     "next due": (NEXT_DUE, ("agent",), {"deliveries_ready"}),

@@ -1,7 +1,7 @@
 """The agent's loop: several consumers, each with its own scopes, and the trigger looks after each event.
 
 A scope always goes to the same consumer of this process, which handles its events in order. A
-consumer that is behind gives events back for a moment, so that the others need not wait for it.
+consumer that is behind passes events on for a moment, so that the others need not wait for it.
 """
 
 import asyncio
@@ -55,6 +55,8 @@ async def run_agent_loop(
             with deciding(event, token):
                 async with memory.settling(token), memory.open(event.scope) as ctx:
                     await decide(ctx, event, token)
+            if queue.qsize() == room // 2:
+                store.look_again()
 
     async with (
         aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events,
@@ -65,7 +67,7 @@ async def run_agent_loop(
             try:
                 queues[consumer_of(event.scope, consumers)].put_nowait((event, token))
             except asyncio.QueueFull:
-                await store.hand_back(token, delay=BUSY_DELAY)
+                await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
         for task in tasks:  # drained: everything that was handed out is settled
             task.cancel()
 

@@ -1,7 +1,7 @@
 """The agent's loop: many scopes at once, and the trigger looks after each event.
 
 Each scope has its turn by itself, in order; up to `AGENT_CONCURRENCY` scopes have theirs at the same
-time. A scope with more than its share in hand gives events back for a moment, so that it cannot
+time. A scope with more than its share in hand passes events on for a moment, so that it cannot
 crowd out the others.
 """
 
@@ -59,6 +59,8 @@ async def run_agent_loop(
                 async with turns, memory.settling(token), memory.open(scope) as ctx:
                     await decide(ctx, event, token)
             queue.popleft()
+            if len(queue) == share // 2:
+                store.look_again()
         del waiting[scope]
 
     async with (
@@ -68,7 +70,7 @@ async def run_agent_loop(
         async for event, token in events:
             queue = waiting.setdefault(event.scope, deque())
             if len(queue) >= share:
-                await store.hand_back(token, delay=BUSY_DELAY)
+                await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
                 continue
             queue.append((event, token))
             if len(queue) == 1:

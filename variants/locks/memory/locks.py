@@ -16,6 +16,10 @@ from ..core.types import Scope
 class ScopeBusy(Exception):
     """Another handler has the scope, and the caller does not want to wait."""
 
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(f"scope {scope!r} is being handled")
+        self.scope = scope
+
 
 class ScopedLocks:
     """A lock for each scope in use; one that nobody wants is dropped."""
@@ -38,7 +42,7 @@ class ScopedLocks:
     async def take(self, scope: Scope, wait: bool) -> None:
         """Take the lock; whoever does gives it back."""
         if not wait and self.is_locked(scope):
-            raise ScopeBusy(f"scope {scope!r} is being handled")
+            raise ScopeBusy(scope)
         lock = self._locks.setdefault(scope, asyncio.Lock())
         self._wanted[scope] = self._wanted.get(scope, 0) + 1
         try:

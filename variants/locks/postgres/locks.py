@@ -27,6 +27,10 @@ UNLOCK = "SELECT pg_advisory_unlock($1::bigint)"
 class ScopeBusy(Exception):
     """Another handler has the scope, and the caller does not want to wait."""
 
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(f"scope {scope!r} is being handled")
+        self.scope = scope
+
 
 class ScopedLocks:
     """The advisory locks of one process."""
@@ -49,7 +53,7 @@ class ScopedLocks:
         """
         while not await self._try(scope):
             if not wait:
-                raise ScopeBusy(f"scope {scope!r} is being handled")
+                raise ScopeBusy(scope)
             await asyncio.sleep(POLL * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
         try:
             yield

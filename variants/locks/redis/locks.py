@@ -28,6 +28,10 @@ POLL: Seconds = 0.05  # between looks at a lock that somebody else holds
 class ScopeBusy(Exception):
     """Another handler has the scope, and the caller does not want to wait."""
 
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(f"scope {scope!r} is being handled")
+        self.scope = scope
+
 
 class ScopedLocks:
     """The Redis locks of one process."""
@@ -51,7 +55,7 @@ class ScopedLocks:
         lock = self._redis.lock(self._prefix + scope, timeout=self._lease, thread_local=False)
         while not await lock.acquire(blocking=False):
             if not wait:
-                raise ScopeBusy(f"scope {scope!r} is being handled")
+                raise ScopeBusy(scope)
             await asyncio.sleep(POLL * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
         self._held.add(scope)
         renewing = asyncio.create_task(self._renew(lock, scope))

@@ -1,6 +1,6 @@
 """The command line: run the service, migrate its database, publish and read events, look after its queue.
 
-Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage.
+Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
 """
 
 import asyncpg
@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from typer import Typer
 
-from .. import COMMAND
-from ..infra.database import DATABASE_AWAY, StartupError
+from ..infra.database import StartupError
 from . import events, queue, running
-from .output import fail
+from .opening import trouble
+from .output import CommandFailed, ReaderLeft, fail
 
 app = Typer(
     help=__doc__,
@@ -27,16 +27,16 @@ def main() -> None:
     """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
     try:
         app()
-    except (StartupError, ValidationError, SettingsError, ValueError) as error:
+    except ReaderLeft:
+        raise SystemExit(0) from None
+    except (CommandFailed, StartupError, ValidationError, SettingsError, ValueError) as error:
         fail(_sentence(error))
+    except asyncpg.PostgresError as error:
+        fail(trouble(error))
     except PermissionError as error:  # of a secret, for example
         fail(f"{error.filename or error} cannot be read: let this user read it.")
-    except DATABASE_AWAY as error:
-        fail(f"The database cannot be reached ({error}): start it, or correct DATABASE_URL.")
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
-        fail(f"The database is not of this version ({error}): run `{COMMAND} migrate` first.")
-    except asyncpg.PostgresError as error:
-        fail(f"The database refused that: {error}.")
+    except OSError as error:
+        fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
 
 
 def _sentence(error: Exception) -> str:

@@ -2,20 +2,26 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 
+from .. import COMMAND
 from ..config import Settings
 from ..core.events import event_types
-from ..infra.database import check_database, open_database
+from ..infra.database import DATABASE_AWAY, check_database, open_database
 from ..infra.observability import configure_for_commands
-from ..infra.store import EventStore
+from ..infra.store import EventConflict, EventStore, InvalidEvent
 from ..serving import somewhere_to_store
+from .output import CommandFailed
 
+# Of the errors that say to wait, those of a server that can be reached.
+FULL = (asyncpg.InsufficientResourcesError, asyncpg.ReadOnlySQLTransactionError)
+OTHER_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -33,15 +39,46 @@ OneScope = Annotated[str | None, typer.Option("--scope", help="Only this scope."
 
 
 def with_store[T](run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:
-    """Do something with the store of DATABASE_URL, or of the project's own database."""
+    """Do something with the store of DATABASE_URL, or of the project's own database.
+
+    Raises:
+        CommandFailed: the database is away or refuses, or the store does.
+    """
 
     async def opened(settings: Settings) -> T:
         async with _store(settings) as store:
             return await run(store)
 
     configure_for_commands()
-    with somewhere_to_store() as settings:
+    with somewhere_to_store() as settings, in_words():
         return asyncio.run(opened(settings))
+
+
+@contextmanager
+def in_words() -> Generator[None]:
+    """Say in a sentence what goes wrong with the database.
+
+    Raises:
+        CommandFailed: it went wrong.
+    """
+    try:
+        yield
+    except (InvalidEvent, EventConflict) as error:
+        raise CommandFailed(str(error)) from error
+    except (*DATABASE_AWAY, asyncpg.PostgresError) as error:
+        raise CommandFailed(trouble(error)) from error
+
+
+def trouble(error: Exception) -> str:
+    """Say in a sentence what an error of the database means."""
+    # What the driver says of a connection that is gone is less than why it is.
+    why = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
+    said = str(why) or type(why).__name__
+    if isinstance(error, OTHER_SCHEMA):
+        return f"The database is not of this version ({said}): run `{COMMAND} migrate` first."
+    if isinstance(error, DATABASE_AWAY) and not isinstance(error, FULL):
+        return f"The database cannot be reached ({said}): start it, or correct DATABASE_URL."
+    return f"The database refused that: {said}."
 
 
 @asynccontextmanager
@@ -59,11 +96,13 @@ def split_types(text: str | None) -> list[str] | None:
     """Read types that are separated by commas.
 
     Raises:
-        typer.BadParameter: there is no such type.
+        typer.BadParameter: there is no such type, or it names none.
     """
     if text is None:
         return None
     found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise typer.BadParameter(f"--types: name at least one of {', '.join(event_types())}")
     if unknown := sorted(set(found) - set(event_types())):
         known = ", ".join(event_types())
         raise typer.BadParameter(f"--types: there is no {unknown[0]!r}; there are {known}")

@@ -1,16 +1,39 @@
 """What commands say: tables for people, JSON for programs, one sentence when something is wrong."""
 
 import json
+import os
+import re
 import sys
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import COMMAND
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what moves a terminal's cursor, and more
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+
+class CommandFailed(Exception):
+    """A command cannot do what it was asked to; the message is a sentence that says why."""
+
+
+class ReaderLeft(Exception):
+    """Who reads what a command prints has seen enough, as `head` does."""
+
+
+class Terminal(Console):
+    """A console that leaves it to others what a reader who left means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what Rich would end the process for, in the middle of an event loop."""
+        raise BrokenPipeError
 
 
 def print_rows(rows: list[dict[str, Any]], nothing: str, *, as_json: bool) -> None:
@@ -22,8 +45,57 @@ def print_rows(rows: list[dict[str, Any]], nothing: str, *, as_json: bool) -> No
     else:
         table = Table(*rows[0])
         for row in rows:
-            table.add_row(*("" if value is None else str(value) for value in row.values()))
+            cells = ("" if value is None else plain(str(value)) for value in row.values())
+            table.add_row(*map(Text, cells))  # brackets and colons are no markup
         Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def plain(text: str) -> str:
+    """Return a text without what a terminal would take for commands."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+@contextmanager
+def writing(out: TextIO) -> Generator[None]:
+    """Tell what cannot be written apart from a database that cannot be reached.
+
+    Raises:
+        CommandFailed: a full disk, for example.
+        ReaderLeft: nobody wants more.
+    """
+    try:
+        yield
+    except OSError as error:
+        _discard(out)
+        if isinstance(error, BrokenPipeError):
+            raise ReaderLeft from error
+        name = "Output" if out is sys.stdout else out.name
+        raise CommandFailed(f"{name}: {error.strerror}.") from error
+
+
+def _discard(out: TextIO) -> None:
+    """Drop what is not written yet, or the end of the process would try once more."""
+    if out is sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    else:
+        with suppress(OSError):
+            out.close()
+
+
+@contextmanager
+def telling(so_far: Callable[[], str]) -> Generator[None]:
+    """Say how far work came that ends before it is done.
+
+    Raises:
+        CommandFailed: it failed; this says both.
+    """
+    try:
+        yield
+    except CommandFailed as error:
+        raise CommandFailed(f"{str(error).removesuffix('.')}. {so_far()}") from error
+    except KeyboardInterrupt:
+        typer.echo(f"{COMMAND}: {so_far()}", err=True)
+        raise
 
 
 def fail(sentence: str) -> NoReturn:

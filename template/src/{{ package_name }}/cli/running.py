@@ -12,6 +12,7 @@ from ..config import get_settings
 from ..infra import heartbeat
 from ..infra.database import check_database
 from ..serving import require_url, run_server, run_worker, somewhere_to_store
+from .opening import in_words
 from .output import fail
 
 app = typer.Typer()
@@ -20,7 +21,7 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on.")]
 Heartbeat = Annotated[
     Path | None,
-    typer.Option("--heartbeat", help="A file that a living worker touches every few seconds."),
+    typer.Option("--heartbeat", help="A file in which a living worker says how it is."),
 ]
 
 
@@ -70,7 +71,7 @@ def migrate(
     if revision is not None:
         typer.echo(f"Wrote {create_revision(revision)}")
         return
-    with somewhere_to_store() as settings:
+    with somewhere_to_store() as settings, in_words():
         asyncio.run(check_database(settings))
         applied = migrate_now(settings)
     typer.echo("\n".join(applied) or "The schema is up to date.")
@@ -83,9 +84,7 @@ def health(
 ) -> None:
     """Ask a running service whether it is healthy, or look for a worker's heartbeat."""
     if alive is not None:
-        if not heartbeat.is_fresh(alive):
-            fail(f"{alive} was not touched for {heartbeat.STALE_AFTER:.0f} s: no worker is alive.")
-        typer.echo("The worker is alive.")
+        _look_at(alive)
         return
     import httpx2  # quick to start: this may run every few seconds
 
@@ -94,5 +93,13 @@ def health(
         response = httpx2.get(address, timeout=3)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         fail(f"{address} does not answer: {error}")
+    if not response.is_success:
+        fail(f"{address} answered {response.status_code}: {response.text[:500]}")
     typer.echo(response.text)
-    raise typer.Exit(0 if response.is_success else 1)
+
+
+def _look_at(alive: Path) -> None:
+    if said := heartbeat.last_words(alive):
+        typer.echo(said)
+    if not heartbeat.is_fresh(alive):
+        fail(f"{alive} was not written for {heartbeat.STALE_AFTER:.0f} s: no worker is alive.")

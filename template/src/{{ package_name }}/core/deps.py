@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httpx2
 from pydantic_ai import Agent, ModelSettings, UsageLimits
@@ -33,7 +33,10 @@ class ReflexDeps:
 
     def within(self, scope: Scope, action_id: str) -> "ReflexDeps":
         """Return the same dependencies for one decision in `scope`."""
-        return replace(self, scope=scope, action_id=action_id)
+        one = object.__new__(type(self))
+        # `replace` would take as long as many a decision: it sets every field anew, one by one.
+        vars(one).update(vars(self), scope=scope, action_id=action_id)
+        return one
 
     async def run[Output](self, agent: Agent["ReflexDeps", Output], prompt: str) -> Output:
         """Run an agent with the service's model and limits, and return its output."""

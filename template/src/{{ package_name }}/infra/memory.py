@@ -1,32 +1,31 @@
 """Working memories: one context a scope, under its lock, saved as deliveries that it holds.
 
 A context is a cache. Unless it was compared with the database a moment ago, its scope's version is
-read before a decision; a context that another worker moved on is rebuilt. What is done with a decision is one transaction, so a crash before its
-commit only means that the decision is taken again.
+read before a decision; a context that another worker moved on is rebuilt. What is done with a decision
+is one transaction, so a crash before its commit only means that the decision is taken again.
 """
 
 import asyncio
 import time
-import traceback
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
-from typing import Protocol, cast
+from types import TracebackType
 from uuid import NAMESPACE_OID, uuid5
 
 import logfire
-from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..core.events import ActionEvent, Event
+from ..core.events import ActionEvent
 from ..core.types import Scope, Seconds
-from .breaker import Unavailable
-from .database import DATABASE_AWAY, Fetch, fetch_in, to_json
-from .locks import ScopeBusy, ScopedLocks
+from .contexts import Context, Restore
+from .database import Fetch, fetch_in, to_json
+from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
+from .failures import Settling
+from .locks import ScopedLocks
 from .store import EventStore, ScopeMoved, Token, counters, hold, settle
 from .store.codec import decode_known
 from .store.hold import ScopeState
@@ -34,39 +33,9 @@ from .store.publish import insert_events
 from .store.settle import Hold
 
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
-BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
 """Database effects of an action, in the transaction that settles its events."""
-
-
-class Context(Protocol):
-    """What a working memory needs of a context."""
-
-    @property
-    def scope(self) -> Scope: ...
-    @property
-    def events(self) -> list[Event]: ...
-    @property
-    def scratch(self) -> dict[str, JsonValue]: ...
-    def clear(self) -> None: ...
-    def forget(self, older_than: Seconds) -> None: ...
-    def drop(self, seqs: set[int]) -> None: ...
-
-
-class Restore[C](Protocol):
-    """Builds a context from what the store remembers."""
-
-    def __call__(
-        self,
-        *,
-        scope: Scope,
-        events: list[Event],
-        recent: list[Event],
-        scratch: dict[str, JsonValue],
-        last_action_at: datetime | None,
-        clock: Callable[[], datetime],
-    ) -> C: ...
 
 
 @dataclass
@@ -81,22 +50,47 @@ class _Remembered[C]:
     """When it was last compared with the database, on this process's monotonic clock."""
 
 
-@dataclass
-class Settling:
-    """The block of `Memory.settling`: a class, since a generator would cost more than most decisions."""
+class Opened[C: Context]:
+    """The block of `Memory.open`: a class, since a generator would cost more than most decisions."""
 
-    tokens: tuple[Token, ...]
-    settle_failed: Callable[[tuple[Token, ...], Exception], Awaitable[None]]
+    def __init__(
+        self,
+        memory: "Memory[C]",
+        scope: Scope,
+        turn: AbstractAsyncContextManager[None],
+        limit: Seconds,
+    ) -> None:
+        self._memory = memory
+        self._scope = scope
+        self._turn = turn
+        self._limit = limit
+        self._deadline = asyncio.timeout(limit)
 
-    async def __aenter__(self) -> None:
-        """Begin the block."""
+    async def __aenter__(self) -> C:
+        """Take the lock, and then the context."""
+        await self._turn.__aenter__()
+        await self._deadline.__aenter__()
+        try:
+            return await self._memory.current(self._scope)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
 
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Settle what failed; what is cancelled is handed back by the subscription."""
-        if not isinstance(error, Exception):
-            return False
-        await self.settle_failed(self.tokens, error)
-        return True
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say so if it took too long, and give the lock back."""
+        try:
+            await self._deadline.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise TimeoutError(f"the decision took longer than {self._limit:g} s") from late
+        finally:
+            if error is not None:
+                self._memory.forget(self._scope)
+            await self._turn.__aexit__(kind, error, trace)
 
 
 class Memory[C: Context]:
@@ -124,22 +118,9 @@ class Memory[C: Context]:
         claimed until it is over. Anything else counts as an attempt, is logged with its traceback
         and retried after a backoff.
         """
-        return Settling(tokens, self._settle_failed)
+        return Settling(self._store, tokens)
 
-    async def _settle_failed(self, tokens: tuple[Token, ...], error: Exception) -> None:
-        if isinstance(error, ScopeBusy | ScopeMoved):
-            logfire.debug("Handed back: {reason}", reason=str(error))
-            await self._store.hand_back(*tokens, delay=BUSY_DELAY)
-        elif away := _unavailable(error):
-            logfire.warn("Waiting {seconds} s: {reason}", seconds=away.retry_in, reason=str(away))
-            self._store.pause(away.retry_in)
-            await self._store.hand_back(*tokens, delay=away.retry_in)
-        else:
-            logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
-            await self._nack(tokens, error)
-
-    @asynccontextmanager
-    async def open(self, scope: Scope) -> AsyncGenerator[C]:
+    def open(self, scope: Scope) -> "Opened[C]":
         """Give the scope's current context, under its lock and the time limit of a decision.
 
         Under a lock that other processes respect it is as current as the database; otherwise it may
@@ -149,17 +130,29 @@ class Memory[C: Context]:
             ScopeBusy: another handler has the scope.
             TimeoutError: the decision took too long.
         """
-        limit = self._settings.event_handler_timeout
-        deadline = asyncio.timeout(limit)
-        async with self._locks.acquire(scope, wait=False):
-            try:
-                async with deadline:
-                    yield (await self._current(scope)).context
-            except BaseException as error:
-                self._cache.pop(scope, None)
-                if isinstance(error, TimeoutError) and deadline.expired():
-                    raise TimeoutError(f"the decision took longer than {limit:g} s") from error
-                raise
+        turn = self._locks.acquire(scope, wait=False)
+        return Opened(self, scope, turn, self._settings.event_handler_timeout)
+
+    async def current(self, scope: Scope) -> C:
+        """Return the scope's context: the cached one if it is the whole truth, or a rebuilt one.
+
+        Only whoever has the scope's lock may ask.
+        """
+        known = self._cache.get(scope)
+        trusted = 0.0 if self._locks.across_processes else self._settings.context_trusted
+        if known is None or time.monotonic() - known.checked >= trusted:
+            known = await self._checked(scope, known)
+            self._cache[scope] = known
+            # Never fewer than are open at once: those are in use.
+            keep = max(self._settings.context_max_scopes, self._settings.agent_concurrency)
+            while len(self._cache) > keep:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(scope)
+        return known.context
+
+    def forget(self, scope: Scope) -> None:
+        """Let the scope's context be rebuilt when it is opened next."""
+        self._cache.pop(scope, None)
 
     def action_id(self, context: C) -> str:
         """Return the id that the next action of this context will have, the same on every retry."""
@@ -272,20 +265,6 @@ class Memory[C: Context]:
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )
 
-    async def _current(self, scope: Scope) -> _Remembered[C]:
-        """Return the cached context if it is the whole truth, or rebuild it."""
-        known = self._cache.get(scope)
-        trusted = 0.0 if self._locks.across_processes else self._settings.context_trusted
-        if known is None or time.monotonic() - known.checked >= trusted:
-            known = await self._checked(scope, known)
-            self._cache[scope] = known
-            # Never fewer than are open at once: those are in use.
-            keep = max(self._settings.context_max_scopes, self._settings.agent_concurrency)
-            while len(self._cache) > keep:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(scope)
-        return known
-
     async def _checked(self, scope: Scope, known: _Remembered[C] | None) -> _Remembered[C]:
         await self._saved(scope)
         now = time.monotonic()
@@ -326,25 +305,6 @@ class Memory[C: Context]:
     async def _release(self, scope: Scope, tokens: tuple[Token, ...], version: int) -> bool:
         fetch, subscriber = self._store.by_index, self._store.subscriber
         return await hold.release(fetch, subscriber, scope, tokens) == (len(tokens), version)
-
-    async def _nack(self, tokens: tuple[Token, ...], error: Exception) -> None:
-        details = "".join(traceback.format_exception(error))
-        reason = f"{type(error).__name__}: {error}"
-        try:
-            for token in tokens:
-                await self._store.nack(token, reason, details)
-        except DATABASE_AWAY as away:
-            # Not renewed any more, so the lease runs out and the events come again.
-            self._store.settled(*tokens)
-            logfire.warn("A failure was not recorded: {error}", error=repr(away))
-
-
-def _unavailable(error: BaseException) -> Unavailable | None:
-    """Return what says that something outside is away, also from within a group of tasks."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return next(filter(None, map(_unavailable, group.exceptions)), None)
-    return error if isinstance(error, Unavailable) else None
 
 
 @lru_cache(maxsize=1_000)

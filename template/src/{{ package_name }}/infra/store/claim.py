@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ...core.types import Seconds
+from ...core.types import Scope, Seconds
 from ..database import Fetch, Row
 from . import counters
 from .codec import EVENT_COLUMNS
@@ -35,6 +35,7 @@ WITH picked AS (
        AND d.lease IS NULL AND d.held_at IS NULL AND d.dead_at IS NULL
        AND ($4::text[] IS NULL
             OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($4))
+       AND ($5::text[] IS NULL OR d.scope <> ALL ($5))
      ORDER BY d.due_at, d.seq
      LIMIT $2
        FOR UPDATE OF d SKIP LOCKED
@@ -121,10 +122,15 @@ RETURNING d.seq, d.fence
 
 
 async def claim(
-    fetch: Fetch, subscriber: str, limit: int, lease: Seconds, types: list[str] | None
+    fetch: Fetch,
+    subscriber: str,
+    limit: int,
+    lease: Seconds,
+    types: list[str] | None,
+    avoided: list[Scope] | None = None,
 ) -> Sequence[Row]:
-    """Take up to `limit` deliveries that are due, each with its event."""
-    return await fetch(CLAIM, subscriber, limit, lease, types)
+    """Take up to `limit` deliveries that are due, each with its event; none of the scopes to avoid."""
+    return await fetch(CLAIM, subscriber, limit, lease, types, avoided)
 
 
 async def claim_orphan(

@@ -1,6 +1,7 @@
 """`EventStore`: the one face of the event store."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from .lanes import Lane
 from .log import Wanted
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
-from .subscription import Clock, Owed, Subscription
+from .subscription import Clock, Owed, Rest, Subscription
 from .wake import NOTIFY, Wake
 
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
@@ -57,6 +58,8 @@ class EventStore:
         )
         self._clock = Clock()
         self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
+        # What a crash of the server undoes here is what a lease that runs out does as well.
+        self._lanes["return"] = self._lane(flushed=False)
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
         self._read_log: Fetch = self._lanes["log"].fetch
@@ -65,8 +68,8 @@ class EventStore:
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
 
-    def _lane(self) -> Lane:
-        return Lane(lambda: database.connect(self.settings))
+    def _lane(self, *, flushed: bool = True) -> Lane:
+        return Lane(lambda: database.connect(self.settings, flushed=flushed))
 
     async def close(self) -> None:
         """Commit what was accepted, send the last wake-ups and stop listening."""
@@ -133,7 +136,7 @@ class EventStore:
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
         # A claim that a crash of the server undoes is made again, under another fence.
-        claims = Lane(lambda: database.connect(self.settings, flushed=False))
+        claims = self._lane(flushed=False)
         subscription = Subscription(
             claims, self.by_index, self._wake, self._clock, owed, self.settings
         )
@@ -187,8 +190,25 @@ class EventStore:
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
-        await claim.hand_back(self.by_index, self.subscriber, tokens, delay)
+        await claim.hand_back(self._lanes["return"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
+
+    async def pass_on(
+        self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
+    ) -> None:
+        """Leave a scope to others, and claim nothing of it for so long.
+
+        These deliveries, and what else of the scope was claimed, go back unspent. What is passed on
+        `for_room`, because this process has enough of the scope in hand, ends with `look_again`.
+        """
+        rest = Rest(time.monotonic() + seconds, for_room)
+        also = [token for each in self._subscriptions for token in each.avoid(scope, rest)]
+        await self.hand_back(*tokens, *also)
+
+    def look_again(self) -> None:
+        """Claim of scopes again that were passed on for room."""
+        for subscription in self._subscriptions:
+            subscription.look_again()
 
     def settled(self, *tokens: Token) -> None:
         """Note that tokens were settled in a transaction of the caller's, which frees capacity."""

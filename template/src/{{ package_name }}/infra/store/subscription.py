@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import Event
-from ...core.types import Seconds
+from ...core.types import Scope, Seconds
 from ..database import DATABASE_AWAY, Fetch, Row
 from . import claim, counters, settle
 from .claim import Token
@@ -54,6 +54,14 @@ class Owed(NamedTuple):
     backoff: Backoff
 
 
+class Rest(NamedTuple):
+    """How long a scope is left alone, by this process's monotonic clock."""
+
+    until: float
+    for_room: bool
+    """Whether it is for want of room here, and not because another handler has the scope."""
+
+
 class Subscription:
     """The state of one `EventStore.subscribe` call.
 
@@ -79,6 +87,8 @@ class Subscription:
         self._next_recovery = 0.0
         self._orphaned = False
         self._paused_until = 0.0
+        self._avoided: dict[Scope, Rest] = {}
+        """Scopes whose events would only be handed back."""
         self._stopping = False
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
@@ -123,6 +133,22 @@ class Subscription:
         """Claim nothing for so long."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
+    def avoid(self, scope: Scope, rest: Rest) -> list[Token]:
+        """Claim nothing of a scope for a while; return what of it was claimed and not yielded yet."""
+        self._avoided[scope] = rest
+        unread = list(self._unread)
+        self._unread.clear()
+        self._unread.extend(each for each in unread if each[0]["scope"] != scope)
+        return [token for row, token in unread if row["scope"] == scope]
+
+    def look_again(self) -> None:
+        """Claim of scopes again for whose events there was no room."""
+        crowded = [scope for scope, rest in self._avoided.items() if rest.for_room]
+        for scope in crowded:
+            del self._avoided[scope]
+        if crowded:
+            self._changed.set()
+
     def settled(self, tokens: Iterable[Token]) -> None:
         """Note that these deliveries are no longer in hand, which frees capacity.
 
@@ -165,7 +191,10 @@ class Subscription:
         if not (room := self._room()):
             return False
         who, types = self._owed.subscriber, self._owed.types
-        rows = await claim.claim(self._lane.fetch, who, room, self._lease, types)
+        now = time.monotonic()
+        self._avoided = {scope: rest for scope, rest in self._avoided.items() if rest.until > now}
+        avoided = list(self._avoided) or None
+        rows = await claim.claim(self._lane.fetch, who, room, self._lease, types, avoided)
         return self._take(rows, alone=False)
 
     async def _orphans_appeared(self) -> bool:
@@ -249,6 +278,8 @@ class Subscription:
             due = await claim.next_due(self._lane.fetch, self._owed.subscriber)
             # What is due already and was not claimed is of another type, or in other hands.
             longest = min(longest, due) if due is not None and due > 0 else longest
+            now = time.monotonic()
+            longest = min([longest, *(rest.until - now for rest in self._avoided.values())])
         await self._pause(longest)
 
     async def _pause(self, longest: Seconds) -> None:
