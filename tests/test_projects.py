@@ -35,7 +35,13 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
 TRIED = "error_threshold"
 """The trigger with which real processes are tried, for every loop and every kind of locks."""
 
-DOORS = tuple(f"tests/test_{name}.py" for name in ("cli", "embedded", "start", "telemetry"))
+DOORS = tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        *("cli", "cli_log", "cli_queue", "embedded", "forward"),
+        *("heartbeat", "start", "telemetry"),
+    )
+)
 """What is about starting processes and watching them, whatever their loop: tried for every kind of locks."""
 
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
 import logfire
@@ -50,6 +50,21 @@ class Service:
     model: GuardedModel
     deps: ReflexDeps
     tasks: list[Supervised] = field(default_factory=list[Supervised])
+
+    def condition(self) -> dict[str, Any]:
+        """Say how the model and the tasks are, for `/ready` and for whoever has no port to ask."""
+        breaker = self.model.breaker
+        return {
+            "model": {
+                "breaker": breaker.state,
+                "retry_in": round(breaker.retry_in, 1),
+                "error": breaker.error,
+            },
+            "tasks": {
+                task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
+                for task in self.tasks
+            },
+        }
 
 
 async def prepare(settings: Settings) -> list[str]:

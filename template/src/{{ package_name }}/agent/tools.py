@@ -8,6 +8,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import Literal
 
+import logfire
 from pydantic_ai import RunContext
 
 from ..core.deps import ReflexDeps
@@ -47,7 +48,8 @@ async def send_slack_notification(ctx: RunContext[ReflexDeps], channel: str, mes
     if webhook is None:
         return "Slack is off: SLACK_WEBHOOK_URL is not set."
     body = {"channel": channel, "text": message}
-    response = await ctx.deps.http.post(webhook.get_secret_value(), json=body)
+    with logfire.suppress_instrumentation():  # the address is the secret: no trace may have it
+        response = await ctx.deps.http.post(webhook.get_secret_value(), json=body)
     if response.is_success:
         return f"Sent to {channel}."
     return f"Slack refused the message: HTTP {response.status_code}."

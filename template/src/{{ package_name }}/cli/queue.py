@@ -1,18 +1,14 @@
 """Commands that look after the queue: what is owed, what was given up, what is old."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic_core import from_json, to_jsonable_python
 
 from .. import COMMAND
-from ..infra.store import EventStore
 from .opening import duration, with_store
 from .output import Json, fail, print_rows
-
-# What the log knows of a dead letter beside what is known of its delivery.
-LOGGED = "SELECT headers::text AS meta, recorded_at FROM events WHERE seq = $1"
 
 app = typer.Typer()
 dlq = typer.Typer(help="Look after events that were given up.", no_args_is_help=True)
@@ -61,23 +57,11 @@ def list_dead(
 @dlq.command("show", epilog=f"Example: {COMMAND} dlq show 01933b5e-...")
 def show(event_id: EventId) -> None:
     """Show one dead letter with everything that is known of it, as JSON."""
-    letter = with_store(lambda store: _everything(store, event_id))
+    letter = with_store(lambda store: store.dlq_show(event_id))
     if letter is None:
         _no_such(event_id)
-    typer.echo(json.dumps(to_jsonable_python(letter), indent=2))
-
-
-async def _everything(store: EventStore, event_id: str) -> dict[str, Any] | None:
-    letter = await store.dlq_show(event_id)
-    if letter is None:
-        return None
-    [logged] = await store.fetch(LOGGED, letter.seq)
-    return {
-        **letter._asdict(),
-        "payload": from_json(letter.payload),
-        "meta": from_json(logged["meta"]),
-        "recorded_at": logged["recorded_at"],
-    }
+    said = {name: from_json(getattr(letter, name)) for name in ("payload", "meta")}
+    typer.echo(json.dumps(to_jsonable_python(letter._asdict() | said), indent=2))
 
 
 @dlq.command("retry", epilog=f"Example: {COMMAND} dlq retry 01933b5e-...")
@@ -108,5 +92,5 @@ def purge(
     typer.echo(f"Dropped {dropped} dead letters")
 
 
-def _no_such(event_id: str) -> None:
+def _no_such(event_id: str) -> NoReturn:
     fail(f"There is no dead letter {event_id!r}; `{COMMAND} dlq list` shows which there are.")

@@ -57,31 +57,26 @@ class Readiness(BaseModel):
 @router.get("/health")
 async def health(service: ServiceDep) -> Health:
     """Answer as long as the process lives; `degraded` while one of its tasks is being restarted."""
-    tasks = _tasks(service)
-    well = all(task.state == "running" for task in tasks.values())
     return Health(
-        status="healthy" if well else "degraded",
+        status="healthy" if _all_run(service) else "degraded",
         timestamp=service.store.now().isoformat(),
-        tasks=tasks,
+        tasks=service.condition()["tasks"],
     )
 
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready for work"}})
 async def ready(service: ServiceDep) -> JSONResponse:
     """Answer 200 if the database can be used and the agent runs, else 503 with what is wrong."""
-    database, tasks = await _database(service), _tasks(service)
-    well = database == "ok" and all(task.state == "running" for task in tasks.values())
-    breaker = service.model.breaker
-    answer = Readiness(
-        status="ready" if well else "not ready",
-        database=database,
-        # It does not count: events are taken in and kept while the model is away.
-        model=ModelState(
-            breaker=breaker.state, retry_in=round(breaker.retry_in, 1), error=breaker.error
-        ),
-        tasks=tasks,
-    )
+    database = await _database(service)
+    # The model does not count: events are taken in and kept while it is away.
+    well = database == "ok" and _all_run(service)
+    status = "ready" if well else "not ready"
+    answer = Readiness(status=status, database=database, **service.condition())
     return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
+
+
+def _all_run(service: Service) -> bool:
+    return all(task.state == "running" for task in service.tasks)
 
 
 async def _database(service: Service) -> str:
@@ -92,10 +87,3 @@ async def _database(service: Service) -> str:
     except DATABASE_AWAY as error:
         return f"away: {str(error) or type(error).__name__}"
     return "ok"
-
-
-def _tasks(service: Service) -> dict[str, TaskState]:
-    return {
-        task.name: TaskState(state=task.state, restarts=task.restarts, error=task.error)
-        for task in service.tasks
-    }

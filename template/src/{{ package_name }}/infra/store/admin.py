@@ -11,8 +11,8 @@ from .claim import NEW_FENCE
 PRUNE_CHUNK = 5_000  # rows a transaction: long enough to be quick, short enough to block nobody
 
 DEAD = """
-SELECT d.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, d.attempts, d.error,
-       d.traceback, d.dead_at
+SELECT d.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.recorded_at, e.payload,
+       e.headers AS meta, d.attempts, d.error, d.traceback, d.dead_at
   FROM deliveries d JOIN events e ON e.seq = d.seq
  WHERE d.subscriber = $1 AND d.dead_at IS NOT NULL
    AND ($2::text IS NULL OR e.id = $2)
@@ -108,7 +108,9 @@ class DeadLetter(NamedTuple):
     source: str
     scope: str
     timestamp: datetime
+    recorded_at: datetime
     payload: str
+    meta: str
     attempts: int
     error: str | None
     traceback: str | None
