@@ -80,7 +80,7 @@ def _instrument_libraries() -> None:
     logfire.instrument_pydantic_ai()
     logfire.instrument_asyncpg()
     logfire.instrument_httpx()
-    logfire.instrument_system_metrics()
+    logfire.instrument_system_metrics({"process.memory.usage": None})  # and what is basic
 
 
 def instrument_app(app: FastAPI) -> None:
