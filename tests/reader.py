@@ -11,6 +11,7 @@ How a block is treated is said in a few words:
 - `prints TEXT`: it prints that, in the end
 - `type LINE`: it takes lines, and answers each with an `ack`
 - `collect`: it is run, except that Pytest only looks for its tests
+- `only FILES`: it is run, except that Pytest runs no others: all of them are run elsewhere
 - `dead letter`: it is run with the id of one in place of EVENT_ID
 """
 
@@ -154,6 +155,8 @@ class Reader:
                 self.type(text, what)
             case "collect":
                 self.run(text, PYTEST_ADDOPTS="--collect-only --quiet")
+            case "only":
+                self.run(text, PYTEST_ADDOPTS=what)
             case "dead":
                 event_id = self.run(f"python - <<'END'\n{GIVE_UP}\nEND").strip()
                 assert event_id in self.run(text.replace("EVENT_ID", event_id))
