@@ -146,7 +146,9 @@ def cluster(environment: Path) -> Generator[str]:
     )
     assert server.stdin is not None
     assert server.stdout is not None
-    yield server.stdout.readline().strip()
+    url = server.stdout.readline().strip()
+    assert url, "the server for the tests of all projects starts"
+    yield url
     server.stdin.close()
     server.wait()
     server.stdout.close()

@@ -40,6 +40,16 @@ def in_memory(data: Path) -> Generator[None]:
         data.unlink()
 
 
+def forget(folder: Path) -> None:
+    """Clear away what a run left that was killed: its server, if that still runs, and what it had in memory."""
+    cluster = cluster_of(folder)
+    if cluster.data.is_symlink():
+        if cluster.data.exists() and cluster.running_port() is not None:
+            cluster.stop("immediate")
+        shutil.rmtree(cluster.data.resolve().parent, ignore_errors=True)
+        cluster.data.unlink()
+
+
 async def tune(url: str) -> None:
     """Write settings that the next start reads."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
@@ -52,6 +62,7 @@ def main() -> None:
     """Run the server for as long as somebody wants it."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
+    forget(folder)
     with embedded_postgres(folder) as url:
         asyncio.run(tune(url))
         cluster = cluster_of(folder)
