@@ -58,7 +58,6 @@ async def run_agent_loop(
 
     async def evaluate(ctx: DecisionContext, kept: list[Token]) -> None:
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.debug("decided {fired}", fired=output is not None, size=len(ctx.events))
         if output is None:
             await memory.hold(ctx, *kept)
         else:

@@ -31,12 +31,10 @@ async def run_agent_loop(
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
         if not relevant(event, ctx):
-            logfire.debug("filtered out")
             memory.skip(token)
             return
         ctx.add(event)
         output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        logfire.debug("decided {fired}", fired=output is not None, size=len(ctx.events))
         if output is None:
             await memory.hold(ctx, token)
         else:

@@ -106,9 +106,9 @@ class DecisionContext(BaseModel):
 
     def drop(self, seqs: set[int]) -> None:
         """Let go of the events at these places of the log: the scope holds too many."""
+        self._ids.difference_update([event.id for event in self.events if event.seq in seqs])
         self.events = [event for event in self.events if event.seq not in seqs]
         self._recent = [event for event in self._recent if event.seq not in seqs]
-        self._ids = {event.id for event in self.events}
 
     def of_type(self, *types: str) -> list[Event]:
         """Return the context's events of these types."""

@@ -52,6 +52,17 @@ DATABASE_AWAY = (
 """What a statement raises when the server cannot be reached or used: wait, and try again."""
 
 
+class Untraced(asyncpg.Connection):
+    """A connection whose statements leave no spans: tracing one takes longer than running it.
+
+    Its methods are those from before `logfire.instrument_asyncpg()`, which replaces them later.
+    """
+
+    execute = asyncpg.Connection.execute
+    fetch = asyncpg.Connection.fetch
+    fetchval = asyncpg.Connection.fetchval
+
+
 class StartupError(Exception):
     """The service cannot start; the message is one sentence for whoever starts it."""
 
@@ -149,11 +160,13 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
 async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connection:
     """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
 
-    Statements here were written for an index and get it, by one plan for all their parameters. With
+    Statements here were written for an index and get it, by one plan for all their parameters. No
+    span tells of them: each belongs to many callers, who have spans of their own, or to none. With
     `flushed=False` commits do not wait for the disk: a server that crashes may undo the last ones.
     """
     return await asyncpg.connect(
         settings.listen_dsn,
+        connection_class=Untraced,
         timeout=CONNECT_TIMEOUT,
         server_settings={
             **NAMED,

@@ -20,9 +20,10 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..core.events import ActionEvent
-from ..core.types import Scope, Seconds
+from ..core.types import Scope
 from .contexts import Context, Restore
 from .database import Fetch, fetch_in, to_json
+from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling
 from .locks import ScopedLocks
@@ -31,6 +32,7 @@ from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 from .store.settle import Hold
+from .tracing import note
 
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
 
@@ -58,13 +60,13 @@ class Opened[C: Context]:
         memory: "Memory[C]",
         scope: Scope,
         turn: AbstractAsyncContextManager[None],
-        limit: Seconds,
+        deadlines: Deadlines,
     ) -> None:
         self._memory = memory
         self._scope = scope
         self._turn = turn
-        self._limit = limit
-        self._deadline = asyncio.timeout(limit)
+        self._deadlines = deadlines
+        self._deadline = deadlines.start()
 
     async def __aenter__(self) -> C:
         """Take the lock, and then the context."""
@@ -86,8 +88,10 @@ class Opened[C: Context]:
         try:
             await self._deadline.__aexit__(kind, error, trace)
         except TimeoutError as late:
-            raise TimeoutError(f"the decision took longer than {self._limit:g} s") from late
+            limit = self._deadlines.limit
+            raise TimeoutError(f"the decision took longer than {limit:g} s") from late
         finally:
+            self._deadlines.end(self._deadline)
             if error is not None:
                 self._memory.forget(self._scope)
             await self._turn.__aexit__(kind, error, trace)
@@ -108,6 +112,7 @@ class Memory[C: Context]:
         self._restore = restore
         self._on_action = on_action
         self._settings = store.settings
+        self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._settling: dict[Scope, set[asyncio.Future[bool]]] = {}
 
@@ -131,7 +136,7 @@ class Memory[C: Context]:
             TimeoutError: the decision took too long.
         """
         turn = self._locks.acquire(scope, wait=False)
-        return Opened(self, scope, turn, self._settings.event_handler_timeout)
+        return Opened(self, scope, turn, self._deadlines)
 
     async def current(self, scope: Scope) -> C:
         """Return the scope's context: the cached one if it is the whole truth, or a rebuilt one.
@@ -167,6 +172,7 @@ class Memory[C: Context]:
         events stay leased, so a crash brings them back; and what cannot be held after all is taken
         out of the context by rebuilding it.
         """
+        note(outcome="held", size=len(context.events))
         known = self._cache[context.scope]
         scratch = to_json(context.scratch)
         changed = scratch if scratch != known.scratch else None
@@ -181,6 +187,7 @@ class Memory[C: Context]:
 
     def skip(self, *tokens: Token) -> None:
         """Let go of events that the filter did not let in; the next decision need not wait for it."""
+        note(outcome="filtered out")
         self._settle_later("", tokens, self._store.settler.ack(tokens))
 
     async def flush(self) -> None:
@@ -225,6 +232,7 @@ class Memory[C: Context]:
         Raises:
             ScopeMoved: another worker was here meanwhile; nothing happened.
         """
+        note(outcome="acted", size=len(context.events))
         known = self._cache[context.scope]
         await self._saved(context.scope)
         action = self._action(context, trigger, output)

@@ -55,6 +55,11 @@ def deciding_together(events: Iterable[Event], scope: str) -> AbstractContextMan
     return logfire.span("agent.decide", _level="info", _links=links(events), scope=scope)
 
 
+def note(**attributes: str | int) -> None:
+    """Add to the span that is open, if it is recorded."""
+    trace.get_current_span().set_attributes(attributes)
+
+
 def links(events: Iterable[Event]) -> list[tuple[SpanContext, None]]:
     """Return links to the spans that published these events."""
     known = {event.meta.traceparent for event in events if event.meta.traceparent}

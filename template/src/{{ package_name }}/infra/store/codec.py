@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, cast
 
 import logfire
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from ...core.events import NEWER, Event, event_adapter
 from ..database import Row
@@ -46,8 +46,8 @@ def encode(event: Event, traceparent: str | None = None) -> Encoded:
     if traceparent is not None and meta.traceparent is None:
         meta = meta.model_copy(update={"traceparent": traceparent})
     try:
-        payload = event.model_dump_json(exclude=COLUMNS)
-        headers = meta.model_dump_json(exclude_none=True)
+        payload = to_json(event, exclude=COLUMNS).decode()
+        headers = to_json(meta, exclude_none=True).decode()
     except PydanticSerializationError:
         _refuse_unstorable(event.model_dump(), "")
         raise
@@ -105,7 +105,7 @@ def decode_known(row: Row) -> Event | None:
 
 def load_json(value: Any) -> dict[str, Any]:
     """Read a `jsonb` column, which some connections decode and others leave as text."""
-    return from_json(value) if isinstance(value, str | bytes) else value
+    return value if isinstance(value, dict) else from_json(value)
 
 
 def _refuse_unstorable(value: object, field: str) -> None:

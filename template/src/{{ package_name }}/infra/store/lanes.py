@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
-import logfire
 
 from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Row
@@ -32,16 +31,11 @@ class Lane:
         self._turn = asyncio.Lock()  # a connection runs one statement at a time
 
     async def fetch(self, sql: str, /, *args: object) -> Sequence[Row]:
-        """Run one statement, in a transaction of its own, and return its rows.
-
-        No span tells of it: tracing a statement takes longer than running it, and it belongs to
-        many callers, who have spans of their own.
-        """
+        """Run one statement, in a transaction of its own, and return its rows."""
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connect()
-            with logfire.suppress_instrumentation():
-                return await self._connection.fetch(sql, *args)
+            return await self._connection.fetch(sql, *args)
 
     async def close(self) -> None:
         """Close the connection once what runs on it is done."""
@@ -81,10 +75,10 @@ class SharedFlush[Item, Result]:
 
     async def _flush_all(self) -> None:
         while self._waiting:
-            # Who got a result just now may have more to send: let that share this commit.
-            await asyncio.sleep(0)
             count = min(FLUSH_MOST, len(self._waiting))
             await self._flush_some([self._waiting.popleft() for _ in range(count)])
+            # Who got a result just now may have more to send: let that share the next commit.
+            await asyncio.sleep(0)
 
     async def _flush_some(self, batch: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
         try:

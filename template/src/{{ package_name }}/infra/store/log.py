@@ -85,8 +85,7 @@ async def replay(
 
 async def end(fetch: Fetch) -> Cursor:
     """Return the cursor of a reader who has seen all that is visible now."""
-    with logfire.suppress_instrumentation():  # looking is not news
-        return Cursor.at(Snapshot.parse((await fetch(NOW))[0]["snapshot"]))
+    return Cursor.at(Snapshot.parse((await fetch(NOW))[0]["snapshot"]))
 
 
 async def read_on(
@@ -113,8 +112,7 @@ async def _read_window(
     more = place.before != place.until
     while more:
         snapshots = str(place.before), str(place.until)
-        with logfire.suppress_instrumentation():  # looking is not news
-            rows = await fetch(FOLLOW, str(place.tx), place.seq, *snapshots, *wanted, CURSOR_ROWS)
+        rows = await fetch(FOLLOW, str(place.tx), place.seq, *snapshots, *wanted, CURSOR_ROWS)
         for row in rows:
             place = place._replace(tx=int(row["tx"]), seq=row["seq"])
             if event := decode_known(row):

@@ -1,6 +1,7 @@
 """Putting events into the log, each with its deliveries, in one statement."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -80,16 +81,10 @@ class Publisher:
         """Wait until what was accepted is committed."""
         await self._shared.close()
 
-    async def _flush(self, batch: list[Sent]) -> list[bool | Exception]:
-        first = {sent.row.id: sent for sent in reversed(batch)}  # of an id that comes twice
-        accepted = await _insert(self._lane.fetch, list(first.values()))
-        counters.published.add(len(accepted))
-        known = [s for s in batch if s.row.id not in accepted or first[s.row.id] is not s]
-        conflicts = await _conflicts(self._lane.fetch, known)
-        return [
-            conflicts.get(id(sent)) or (sent.row.id in accepted and first[sent.row.id] is sent)
-            for sent in batch
-        ]
+    async def _flush(self, batch: list[Sent]) -> "Sequence[bool | EventConflict]":
+        results = await _insert(self._lane.fetch, batch)
+        counters.published.add(results.count(True))
+        return results
 
 
 async def insert_events(fetch: Fetch, events: Sequence[Event], max_depth: int) -> int:
@@ -135,40 +130,54 @@ def check(event: Event, max_depth: int, traceparent: str | None) -> Sent:
 
 
 async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
-    accepted = await _insert(fetch, chunk)
-    # Of two with one id in a chunk, either may be the one that was inserted: both are compared.
-    once = len({sent.row.id for sent in chunk}) == len(chunk)
-    known = [sent for sent in chunk if not once or sent.row.id not in accepted]
-    if conflicts := await _conflicts(fetch, known):
-        raise next(iter(conflicts.values()))
-    return len(accepted)
+    results = await _insert(fetch, chunk)
+    for result in results:
+        if isinstance(result, EventConflict):
+            raise result
+    return results.count(True)
 
 
-async def _insert(fetch: Fetch, batch: Sequence[Sent]) -> set[str]:
+async def _insert(fetch: Fetch, batch: Sequence[Sent]) -> "list[bool | EventConflict]":
+    """Insert in one statement, and say of each whether it is new."""
     if len(batch) == 1:
         rows = await fetch(PUBLISH_ONE, *batch[0].row)
     else:
         columns = [list(column) for column in zip(*(sent.row for sent in batch), strict=True)]
         rows = await fetch(PUBLISH_MANY, *columns)
-    return {row["id"] for row in rows}
+    if len(rows) == len(batch):
+        return [True] * len(batch)
+    return await _compare(fetch, batch, {row["id"] for row in rows})
 
 
-async def _conflicts(fetch: Fetch, known: list[Sent]) -> dict[int, EventConflict]:
-    """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
-    if not known:
-        return {}
-    ids = list({sent.row.id for sent in known})
-    stored = {row["id"]: row for row in await fetch(KNOWN, ids)}
-    return {
-        id(sent): EventConflict(
-            f"id: {sent.row.id!r} was published before with other content: send a new id"
-        )
-        for sent in known
-        if (row := stored.get(sent.row.id)) and not _same(row, sent)
-    }
+async def _compare(
+    fetch: Fetch, batch: Sequence[Sent], accepted: set[str]
+) -> "list[bool | EventConflict]":
+    """Say of each whether it is new, known, or has an id that stands for something else.
+
+    Of two with one id, either may be the one that was inserted: both are compared with it.
+    """
+    often = Counter(sent.row.id for sent in batch)
+    known = [id for id in often if id not in accepted or often[id] > 1]
+    stored = {row["id"]: row for row in await fetch(KNOWN, known)}
+    results: list[bool | EventConflict] = []
+    for sent in batch:
+        row = stored.get(sent.row.id)
+        if row and not _same(row, sent):
+            results.append(_conflict(sent))
+            continue
+        results.append(sent.row.id in accepted)
+        accepted.discard(sent.row.id)
+    return results
+
+
+def _conflict(sent: Sent) -> EventConflict:
+    return EventConflict(
+        f"id: {sent.row.id!r} was published before with other content: send a new id"
+    )
 
 
 def _same(row: Row, sent: Sent) -> bool:
+    """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
     new = sent.row
     return (
         (row["type"], row["source"], row["scope"]) == (new.type, new.source, new.scope)

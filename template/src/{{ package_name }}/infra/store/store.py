@@ -58,12 +58,12 @@ class EventStore:
         )
         self._clock = Clock()
         self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
-        # What a crash of the server undoes here is what a lease that runs out does as well.
-        self._lanes["return"] = self._lane(flushed=False)
+        # For wake-ups and hand-backs: what a crash of the server undoes is made good in time.
+        self._lanes["unflushed"] = self._lane(flushed=False)
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
         self._read_log: Fetch = self._lanes["log"].fetch
-        self._wake = Wake(self._lanes["publish"].fetch, lambda: database.connect(self.settings))
+        self._wake = Wake(self._lanes["unflushed"].fetch, lambda: database.connect(self.settings))
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
@@ -190,7 +190,7 @@ class EventStore:
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
-        await claim.hand_back(self._lanes["return"].fetch, self.subscriber, tokens, delay)
+        await claim.hand_back(self._lanes["unflushed"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
 
     async def pass_on(

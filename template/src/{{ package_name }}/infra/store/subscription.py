@@ -110,7 +110,11 @@ class Subscription:
                     row, token = self._unread.popleft()
                     if self._in_hand.get(token.seq) is not token:
                         continue  # its lease was lost while it waited
-                    if event := await self._read(row, token):
+                    try:
+                        event = decode(row)
+                    except (ValidationError, NewerEvent) as error:
+                        await self._refuse(row, token, error)
+                    else:
                         yield event, token
             await claiming  # it may have failed
             await self._hand_back([token for _, token in self._unread])
@@ -170,11 +174,10 @@ class Subscription:
         while not self._stopping:
             self._changed.clear()
             try:
-                with logfire.suppress_instrumentation():  # looking is not news
-                    taken = await self._claim()
-                    # Afterwards, so that what has just been published need not wait for the answer.
-                    if not (await self._orphans_appeared() or taken):
-                        await self._sleep()
+                taken = await self._claim()
+                # Afterwards, so that what has just been published need not wait for the answer.
+                if not (await self._orphans_appeared() or taken):
+                    await self._sleep()
                 pause = 0.1
             except DATABASE_AWAY as error:
                 logfire.warn("The queue cannot be read: {error}", error=repr(error))
@@ -237,21 +240,17 @@ class Subscription:
             self._arrived.set()
         return bool(rows)
 
-    async def _read(self, row: Row, token: Token) -> Event | None:
-        """Return the event, unless it is for others.
+    async def _refuse(self, row: Row, token: Token, error: ValidationError | NewerEvent) -> None:
+        """Dead-letter what no longer validates.
 
-        What no longer validates is dead-lettered on the spot. What newer code wrote, as happens while
-        a deploy is under way, waits for a worker that has that code.
+        What newer code wrote, as happens while a deploy is under way, waits for a worker that has it.
         """
-        try:
-            return decode(row)
-        except ValidationError as error:
-            await self._dead_letter(token, row, error)
-            self.settled([token])
-        except NewerEvent as error:
+        if isinstance(error, NewerEvent):
             logfire.warn("Left to a worker with newer code: {reason}", reason=str(error))
             await self._hand_back([token], NEWER_DELAY)
-        return None
+        else:
+            await self._dead_letter(token, row, error)
+            self.settled([token])
 
     async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
@@ -294,8 +293,7 @@ class Subscription:
             if not held:
                 continue
             try:
-                with logfire.suppress_instrumentation():
-                    ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
+                ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
             except DATABASE_AWAY as error:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
                 continue

@@ -18,11 +18,8 @@ from ..database import DATABASE_AWAY, Fetch
 CHANNEL = "events"
 PING_INTERVAL: Seconds = 10.0  # a half-open socket says nothing; only asking it does
 RECONNECT_LONGEST: Seconds = 5.0
-NOTIFY_INTERVAL: Seconds = 0.005  # the first of a burst is sent at once, the rest in one go
+NOTIFY_INTERVAL: Seconds = 0.01  # the first of a burst is sent at once, the rest in one go
 NOTIFY = "SELECT pg_notify('events', '')"
-
-# The commit of a wake-up need not be flushed to disk: it would compete with those that must be.
-NOTIFY_LAZILY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify('events', '')"
 
 
 class Wake:
@@ -72,8 +69,7 @@ class Wake:
         while self._again:
             self._again = False
             try:
-                with logfire.suppress_instrumentation():
-                    await self._fetch(NOTIFY_LAZILY)
+                await self._fetch(NOTIFY)
                 await asyncio.sleep(NOTIFY_INTERVAL)
             except DATABASE_AWAY as error:
                 # The other processes find the events by their fallback check.
@@ -99,12 +95,10 @@ class Wake:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            with logfire.suppress_instrumentation():
-                await connection.add_listener(CHANNEL, self._heard)
+            await connection.add_listener(CHANNEL, self._heard)
             self.wake_here()  # what was published while nobody listened
             while not lost.is_set():
-                with logfire.suppress_instrumentation():  # a ping is not news
-                    await connection.fetchval("SELECT 1", timeout=PING_INTERVAL)
+                await connection.fetchval("SELECT 1", timeout=PING_INTERVAL)
                 try:
                     await asyncio.wait_for(lost.wait(), PING_INTERVAL)
                 except TimeoutError:
