@@ -27,10 +27,10 @@ from my_agent.core.events import Event, HTTPEvent
 from my_agent.infra.database import open_database
 from my_agent.infra.store import EventStore, Token
 from my_agent.infra.store.claim import claim, claim_orphan
-from my_agent.infra.store.settle import Hold
 from my_agent.migrations import migrate
 
 from .conftest import a_database
+from .stores import hold
 
 LEASE = 3600.0  # nothing runs out by itself: a rule lets time pass
 ATTEMPTS = 3
@@ -294,11 +294,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert stats.in_flight == states["leased"] + states["orphaned"]
         assert (stats.held, stats.dead) == (states["held"], states["dead"])
         assert {row["id"] for row in self.query("SELECT id FROM events")} == set(self.events)
-
-
-async def hold(store: EventStore, token: Token) -> bool:
-    """Hold an event and wait for the commit."""
-    return await store.settler.hold(Hold("main", (token,), None))
 
 
 def test_whatever_is_done_in_whatever_order_the_store_does_what_its_model_says(

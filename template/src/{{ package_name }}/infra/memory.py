@@ -10,8 +10,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from types import TracebackType
 from uuid import NAMESPACE_OID, uuid5
 
@@ -31,7 +31,7 @@ from .store import EventStore, ScopeMoved, Token, counters, hold, settle
 from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
-from .store.settle import Hold
+from .store.settle import Done, Hold
 from .tracing import note
 
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
@@ -50,6 +50,14 @@ class _Remembered[C]:
     scratch: str
     checked: float
     """When it was last compared with the database, on this process's monotonic clock."""
+
+
+@dataclass
+class _Saving:
+    """Commits of a scope that no decision waits for."""
+
+    commits: int = 0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Opened[C: Context]:
@@ -114,7 +122,8 @@ class Memory[C: Context]:
         self._settings = store.settings
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
-        self._settling: dict[Scope, set[asyncio.Future[bool]]] = {}
+        self._saving: dict[Scope, _Saving] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
 
     def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
@@ -163,7 +172,7 @@ class Memory[C: Context]:
         """Return the id that the next action of this context will have, the same on every retry."""
         first = context.events[0].id if context.events else ""
         version = self._cache[context.scope].version
-        return _action_id(f"{self._store.subscriber}/{context.scope}/{version}/{first}")
+        return _action_id(self._store.subscriber, context.scope, version, first)
 
     async def hold(self, context: C, *tokens: Token) -> None:
         """Keep events in the context's scope, with its notes: the trigger wants more.
@@ -178,8 +187,8 @@ class Memory[C: Context]:
         changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
-        saving = self._store.settler.hold(Hold(context.scope, tokens, changed))
-        self._settle_later(context.scope, tokens, saving)
+        done = self._settle_later(context.scope, tokens)
+        self._store.settler.hold(Hold(context.scope, tokens, changed), done)
         if self._locks.across_processes:
             await self._saved(context.scope)  # whoever has the lock next looks at the database
         if len(known.held) > self._settings.context_max_events:
@@ -188,40 +197,38 @@ class Memory[C: Context]:
     def skip(self, *tokens: Token) -> None:
         """Let go of events that the filter did not let in; the next decision need not wait for it."""
         note(outcome="filtered out")
-        self._settle_later("", tokens, self._store.settler.ack(tokens))
+        self._store.settler.ack_later(tokens, self._settle_later("", tokens))
 
     async def flush(self) -> None:
         """Wait until the database has all that was held and skipped so far."""
-        for scope in list(self._settling):
+        for scope in list(self._saving):
             await self._saved(scope)
 
-    def _settle_later(
-        self, scope: Scope, tokens: tuple[Token, ...], settling: asyncio.Future[bool]
-    ) -> None:
-        """See to it that a commit which nobody waits for is not forgotten if it fails."""
-        under_way = self._settling.setdefault(scope, set())
-        under_way.add(settling)
+    def _settle_later(self, scope: Scope, tokens: tuple[Token, ...]) -> Done:
+        """Return what is to be told how a commit went that no decision waits for."""
+        saving = self._saving.get(scope)
+        if saving is None:
+            saving = self._saving[scope] = _Saving()
+        saving.commits += 1
+        return partial(self._settled, scope, tokens)
 
-        def done(_: object) -> None:
-            under_way.discard(settling)
-            if not under_way:
-                self._settling.pop(scope, None)
-            if settling.cancelled():  # the process ends; what was not settled comes again
-                return
-            if error := settling.exception():
-                # Not renewed any more, so the lease runs out and the events come again.
-                self._store.settled(*tokens)
-                logfire.warn("Events were not settled: {error}", error=repr(error))
-            if error or not settling.result():
-                self._cache.pop(scope, None)
-
-        settling.add_done_callback(done)
+    def _settled(self, scope: Scope, tokens: tuple[Token, ...], result: bool | Exception) -> None:
+        saving = self._saving[scope]
+        saving.commits -= 1
+        if not saving.commits:
+            del self._saving[scope]
+            saving.done.set()
+        if isinstance(result, Exception):
+            # Not renewed any more, so the lease runs out and the events come again.
+            self._store.settled(*tokens)
+            logfire.warn("Events were not settled: {error}", error=repr(result))
+        if result is not True:
+            self.forget(scope)
 
     async def _saved(self, scope: Scope) -> None:
         """Wait until the database has everything that the scope's context holds."""
-        while under_way := self._settling.get(scope):
-            await asyncio.wait(under_way)
-            await asyncio.sleep(0)
+        while saving := self._saving.get(scope):
+            await saving.done.wait()
 
     async def act(self, context: C, *tokens: Token, trigger: str, output: object) -> ActionEvent:
         """Act on everything in the context, exactly once in the database, and clear it.
@@ -307,14 +314,23 @@ class Memory[C: Context]:
         context.drop(set(released))
         known.version += 1
         tokens = tuple(released.values())
-        releasing = self._release(context.scope, tokens, known.version)
-        self._settle_later(context.scope, tokens, asyncio.ensure_future(releasing))
+        done = self._settle_later(context.scope, tokens)
+        releasing = asyncio.create_task(self._release(context.scope, tokens, known.version, done))
+        self._releasing.add(releasing)  # nobody else keeps it
+        releasing.add_done_callback(self._releasing.discard)
 
-    async def _release(self, scope: Scope, tokens: tuple[Token, ...], version: int) -> bool:
+    async def _release(
+        self, scope: Scope, tokens: tuple[Token, ...], version: int, done: Done
+    ) -> None:
         fetch, subscriber = self._store.by_index, self._store.subscriber
-        return await hold.release(fetch, subscriber, scope, tokens) == (len(tokens), version)
+        try:
+            released = await hold.release(fetch, subscriber, scope, tokens)
+        except Exception as error:
+            done(error)
+        else:
+            done(released == (len(tokens), version))
 
 
 @lru_cache(maxsize=1_000)
-def _action_id(decision: str) -> str:
-    return str(uuid5(NAMESPACE_OID, decision))
+def _action_id(subscriber: str, scope: Scope, version: int, first: str) -> str:
+    return str(uuid5(NAMESPACE_OID, f"{subscriber}/{scope}/{version}/{first}"))

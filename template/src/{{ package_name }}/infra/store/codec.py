@@ -105,7 +105,7 @@ def decode_known(row: Row) -> Event | None:
 
 def load_json(value: Any) -> dict[str, Any]:
     """Read a `jsonb` column, which some connections decode and others leave as text."""
-    return value if isinstance(value, dict) else from_json(value)
+    return from_json(value) if isinstance(value, (str, bytes)) else value
 
 
 def _refuse_unstorable(value: object, field: str) -> None:

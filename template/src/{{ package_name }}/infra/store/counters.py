@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import logfire
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+
+METER = get_meter(__name__)
 
 
 class Tally:
@@ -14,9 +15,8 @@ class Tally:
 
     def __init__(self, name: str, unit: str, description: str) -> None:
         self._count = 0
-        logfire.metric_counter_callback(
-            name, callbacks=[self._observe], unit=unit, description=description
-        )
+        # Logfire's own way keeps no such counter that is made before it is configured.
+        METER.create_observable_counter(name, [self._observe], unit, description)
 
     def add(self, count: int) -> None:
         """Count so many more."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import asyncpg
 
@@ -57,16 +58,20 @@ class SharedFlush[Item, Result]:
         self, flush: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]]
     ) -> None:
         self._flush = flush
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Item, Callable[[Result | Exception], None]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Queue an item and return the future of its result, which is set after the commit."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self.add(item, partial(_resolve, future))
+        return future
+
+    def add(self, item: Item, done: Callable[[Result | Exception], None]) -> None:
+        """Queue an item, and call `done` with its result after the commit: it must not fail."""
+        self._waiting.append((item, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_all())
-        return future
 
     async def close(self) -> None:
         """Wait until everything that was submitted is settled."""
@@ -80,7 +85,9 @@ class SharedFlush[Item, Result]:
             # Who got a result just now may have more to send: let that share the next commit.
             await asyncio.sleep(0)
 
-    async def _flush_some(self, batch: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
+    async def _flush_some(
+        self, batch: list[tuple[Item, Callable[[Result | Exception], None]]]
+    ) -> None:
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:
@@ -90,10 +97,14 @@ class SharedFlush[Item, Result]:
                     await self._flush_some([each])
                 return
             results = [error] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():  # its caller was cancelled
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+        for (_, done), result in zip(batch, results, strict=True):
+            done(result)
+
+
+def _resolve[Result](future: asyncio.Future[Result], result: Result | Exception) -> None:
+    if future.done():  # its caller was cancelled
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

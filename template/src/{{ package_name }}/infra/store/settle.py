@@ -67,6 +67,10 @@ class Hold(NamedTuple):
     scratch: str | None
 
 
+type Done = Callable[[bool | Exception], None]
+"""Is told how a commit went: False if a delivery came too late, or what kept it from being made."""
+
+
 class Settler:
     """Settles one subscriber's deliveries; what comes in together shares a commit.
 
@@ -87,9 +91,13 @@ class Settler:
         """Delete what was handled; the result, after the commit, is False if any came too late."""
         return self._acks.submit(tokens)
 
-    def hold(self, kept: Hold) -> asyncio.Future[bool]:
-        """Keep what a context gathers; the result, after the commit, is False if any came too late."""
-        return self._holds.submit(kept)
+    def ack_later(self, tokens: tuple[Token, ...], done: Done) -> None:
+        """Do the same for a caller who does not wait: `done` is called after the commit."""
+        self._acks.add(tokens, done)
+
+    def hold(self, kept: Hold, done: Done) -> None:
+        """Keep what a context gathers; `done` is called after the commit."""
+        self._holds.add(kept, done)
 
     async def close(self) -> None:
         """Wait until everything is committed."""
