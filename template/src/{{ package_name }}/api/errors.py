@@ -13,6 +13,7 @@ from ..infra.database import DATABASE_AWAY
 from ..infra.store import EventConflict, InvalidEvent
 
 RETRY_AFTER = "1"  # seconds
+AWAY = "The database cannot be reached just now; nothing was stored, send it again."
 
 
 class Problem(BaseModel):
@@ -56,8 +57,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def away(request: Request, error: Exception) -> JSONResponse:
         logfire.warn("The database is away: {error}", error=repr(error))
-        sentence = "The database cannot be reached just now; nothing was stored, send it again."
-        return JSONResponse({"detail": sentence}, 503, {"Retry-After": RETRY_AFTER})
+        return JSONResponse({"detail": AWAY}, 503, {"Retry-After": RETRY_AFTER})
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(InvalidEvent, unstorable)

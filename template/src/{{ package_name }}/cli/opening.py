@@ -13,7 +13,7 @@ import typer
 from .. import COMMAND
 from ..config import Settings
 from ..core.events import event_types
-from ..infra.database import DATABASE_AWAY, check_database, open_database
+from ..infra.database import DATABASE_AWAY, check_database, open_database, reason, unreachable
 from ..infra.observability import configure_for_commands
 from ..infra.store import EventConflict, EventStore, InvalidEvent
 from ..serving import somewhere_to_store
@@ -38,7 +38,9 @@ Types = Annotated[
 OneScope = Annotated[str | None, typer.Option("--scope", help="Only this scope.")]
 
 
-def with_store[T](run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:
+def with_store[T](
+    run: Callable[[EventStore], Coroutine[Any, Any, T]], subscriber: str = "agent"
+) -> T:
     """Do something with the store of DATABASE_URL, or of the project's own database.
 
     Raises:
@@ -46,7 +48,7 @@ def with_store[T](run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:
     """
 
     async def opened(settings: Settings) -> T:
-        async with _store(settings) as store:
+        async with _store(settings, subscriber) as store:
             return await run(store)
 
     configure_for_commands()
@@ -71,21 +73,21 @@ def in_words() -> Generator[None]:
 
 def trouble(error: Exception) -> str:
     """Say in a sentence what an error of the database means."""
-    # What the driver says of a connection that is gone is less than why it is.
-    why = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
-    said = str(why) or type(why).__name__
     if isinstance(error, OTHER_SCHEMA):
+        said = reason(error)
         return f"The database is not of this version ({said}): run `{COMMAND} migrate` first."
     if isinstance(error, DATABASE_AWAY) and not isinstance(error, FULL):
-        return f"The database cannot be reached ({said}): start it, or correct DATABASE_URL."
-    return f"The database refused that: {said}."
+        return unreachable(error)
+    return f"The database refused that: {reason(error)}."
 
 
 @asynccontextmanager
-async def _store(settings: Settings) -> AsyncGenerator[EventStore]:
+async def _store(settings: Settings, subscriber: str) -> AsyncGenerator[EventStore]:
     await check_database(settings)
     async with open_database(settings) as database:
-        store = EventStore(database.sessions, database.pool, settings=settings)
+        store = EventStore(
+            database.sessions, database.pool, subscriber=subscriber, settings=settings
+        )
         try:
             yield store
         finally:

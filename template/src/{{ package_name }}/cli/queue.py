@@ -1,19 +1,22 @@
 """Commands that look after the queue: what is owed, what was given up, what is old."""
 
 import json
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic_core import from_json, to_jsonable_python
 
 from .. import COMMAND
+from ..infra.store import EventStore
 from .opening import duration, with_store
-from .output import Json, fail, print_rows
+from .output import CommandFailed, Json, fail, print_rows
 
 app = typer.Typer()
 dlq = typer.Typer(help="Look after events that were given up.", no_args_is_help=True)
 app.add_typer(dlq, name="dlq")
 
+Whose = Annotated[str, typer.Option("--subscriber", help="Whose: `stats` shows them all.")]
 EventId = Annotated[str, typer.Argument(help="As `dlq list` shows it.")]
 
 
@@ -36,10 +39,11 @@ def prune(
 @dlq.command("list", epilog=f"Examples: {COMMAND} dlq list, {COMMAND} dlq list --limit 5 --json")
 def list_dead(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    whose: Whose = "agent",
     as_json: Json = False,
 ) -> None:
     """Show the newest dead letters."""
-    letters = with_store(lambda store: store.dlq_list(limit))
+    letters = _with_dead(whose, lambda store: store.dlq_list(limit))
     rows = [
         {
             "id": item.id,
@@ -55,9 +59,9 @@ def list_dead(
 
 
 @dlq.command("show", epilog=f"Example: {COMMAND} dlq show 01933b5e-...")
-def show(event_id: EventId) -> None:
+def show(event_id: EventId, whose: Whose = "agent") -> None:
     """Show one dead letter with everything that is known of it, as JSON."""
-    letter = with_store(lambda store: store.dlq_show(event_id))
+    letter = _with_dead(whose, lambda store: store.dlq_show(event_id))
     if letter is None:
         _no_such(event_id)
     said = {name: from_json(getattr(letter, name)) for name in ("payload", "meta")}
@@ -65,31 +69,50 @@ def show(event_id: EventId) -> None:
 
 
 @dlq.command("retry", epilog=f"Example: {COMMAND} dlq retry 01933b5e-...")
-def retry(event_id: EventId) -> None:
+def retry(event_id: EventId, whose: Whose = "agent") -> None:
     """Give one dead letter all its attempts again."""
-    if not with_store(lambda store: store.dlq_retry(event_id)):
+    if not _with_dead(whose, lambda store: store.dlq_retry(event_id)):
         _no_such(event_id)
     typer.echo(f"{event_id} is due again")
 
 
 @dlq.command("retry-all", epilog=f"Example: {COMMAND} dlq retry-all")
-def retry_all() -> None:
+def retry_all(whose: Whose = "agent") -> None:
     """Give all dead letters all their attempts again."""
-    typer.echo(f"{with_store(lambda store: store.dlq_retry_all())} events are due again")
+    count = _with_dead(whose, lambda store: store.dlq_retry_all())
+    typer.echo(f"{count} events are due again")
 
 
 @dlq.command("purge", epilog=f"Examples: {COMMAND} dlq purge, {COMMAND} dlq purge 01933b5e-...")
 def purge(
     event_id: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    whose: Whose = "agent",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Drop all dead letters, or one. The log keeps their events."""
     if not yes:
         typer.confirm(f"Drop {event_id or 'all dead letters'}?", abort=True)
-    dropped = with_store(lambda store: store.dlq_purge(event_id))
+    dropped = _with_dead(whose, lambda store: store.dlq_purge(event_id))
     if event_id is not None and not dropped:
         _no_such(event_id)
     typer.echo(f"Dropped {dropped} dead letters")
+
+
+def _with_dead[T](whose: str, run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:
+    """Do something with the dead letters of a subscriber.
+
+    Raises:
+        CommandFailed: there is no such subscriber.
+    """
+
+    async def checked(store: EventStore) -> T:
+        names = [each.subscriber for each in await store.stats()]
+        if whose not in names:
+            known = ", ".join(names)
+            raise CommandFailed(f"--subscriber: there is no {whose!r}; there are {known}")
+        return await run(store)
+
+    return with_store(checked, whose)
 
 
 def _no_such(event_id: str) -> NoReturn:

@@ -192,11 +192,20 @@ async def check_database(settings: Settings) -> None:
             f"DATABASE_URL is refused by {where} ({error}): check its user and password."
         ) from error
     except (*DATABASE_AWAY, asyncpg.PostgresError) as error:
-        reason = str(error) or type(error).__name__
-        raise StartupError(
-            f"The database at {where} cannot be reached ({reason}): start it or correct DATABASE_URL."
-        ) from error
+        raise StartupError(unreachable(error, f" at {where}")) from error
     await connection.close()
+
+
+def unreachable(error: BaseException, where: str = "") -> str:
+    """Say in a sentence, to whoever starts something, that the database is away."""
+    return f"The database{where} cannot be reached ({reason(error)}): start it, or correct DATABASE_URL."
+
+
+def reason(error: BaseException) -> str:
+    """Say what lies behind an error of the database."""
+    # What the driver says of a connection that is gone is less than why it is.
+    behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
+    return str(behind) or type(behind).__name__
 
 
 def to_json(value: object) -> str:

@@ -34,6 +34,7 @@ from .store.publish import insert_events
 from .store.settle import Done, Hold
 from .tracing import note
 
+NO_NOTES = "{}"  # as JSON
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
@@ -183,7 +184,7 @@ class Memory[C: Context]:
         """
         note(outcome="held", size=len(context.events))
         known = self._cache[context.scope]
-        scratch = to_json(context.scratch)
+        scratch = to_json(context.scratch) if context.scratch else NO_NOTES
         changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
@@ -256,7 +257,7 @@ class Memory[C: Context]:
         context.clear()
         context.forget(self._settings.context_recent)
         known.version += 1
-        known.held, known.scratch = {}, to_json(context.scratch)
+        known.held, known.scratch = {}, NO_NOTES
         return action
 
     async def _settle_all(

@@ -23,6 +23,12 @@ from ..infra.database import StartupError
 
 HERE = Path(__file__).parent
 LOCK = 5_219_203_774_018_266_113  # any number, as long as all workers of the service use the same
+
+# A dump has the numbers of another server's transactions. Those that this one has yet to reach would
+# come to readers of the log as new.
+RENUMBER = """
+UPDATE events SET tx = pg_current_xact_id() WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())
+"""
 TABLES = ("events", "deliveries", "subscriptions", "scopes", "event_status")
 
 
@@ -40,7 +46,8 @@ async def migrate(settings: Settings) -> list[str]:
     """Upgrade the schema and return what was applied, in order; all of it or, on an error, nothing.
 
     Several processes may call this at once: one works, the others wait and find nothing to do. A
-    schema that newer code made stays as it is.
+    schema that newer code made stays as it is. A log that was restored from a dump of another server
+    is made to fit this one.
 
     Raises:
         StartupError: the schema is in a state that no migration leads on from.
@@ -95,7 +102,8 @@ def _upgrade(connection: Connection) -> list[str]:
         after = _revision(connection, history)
         if after != before and after is not None:
             applied.append(f"{history.folder}: {before or 'nothing'} -> {after}")
-    _check(connection)
+    if not _check(connection) and (count := connection.execute(text(RENUMBER)).rowcount):
+        applied.append(f"store: {count} events of another server's dump")
     return applied
 
 

@@ -26,7 +26,7 @@ from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
 from ...infra.tracing import continuing
 from ..auth import key_of, may_use_client
 from ..deps import HubDep, SettingsDep, StoreDep
-from ..errors import sentence_of
+from ..errors import AWAY, sentence_of
 from ..hub import Hub, TooMany, TooSlow, Wants
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455 and its registry
@@ -136,9 +136,7 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
         return {"error": str(error)}
     except DATABASE_AWAY as error:
         logfire.warn("The database is away: {error}", error=repr(error))
-        return {
-            "error": "The database cannot be reached just now; nothing was stored, send it again."
-        }
+        return {"error": AWAY}
     return {"ack": event.id}
 
 

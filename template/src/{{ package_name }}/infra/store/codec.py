@@ -83,7 +83,7 @@ def decode(row: Row) -> Event:
         "meta": load_json(row["headers"]),
     }
     try:
-        event = event_adapter.validate_python(fields)
+        event = event_adapter.validator.validate_python(fields)  # past options that nobody sets
     except ValidationError as error:
         if error.errors()[0]["type"] == NEWER:
             raise NewerEvent(
