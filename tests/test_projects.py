@@ -33,7 +33,7 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
 """What only this repository tries: the answers of a project, and the modules that are put into it."""
 
 TRIED = "error_threshold"
-"""The trigger with which real processes are tried, for every loop and every kind of locks."""
+"""The trigger with which real processes are tried: every loop with memory's locks, and every other kind with one loop."""
 
 DOORS = tuple(
     f"tests/test_{name}.py"
@@ -92,8 +92,10 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
 
 def tries_processes(answers: Answers, module: str) -> bool:
     """Tell whether a module that starts real processes is tried with these answers."""
-    loops = VALUES["loop"][:1] if module in DOORS else VALUES["loop"]
-    return answers["trigger"] == TRIED and answers["loop"] in loops
+    usual_loop, usual_locks = VALUES["loop"][0], VALUES["locks"][0]
+    if module in DOORS or answers["locks"] != usual_locks:
+        return answers["trigger"] == TRIED and answers["loop"] == usual_loop
+    return answers["trigger"] == TRIED
 
 
 @pytest.fixture(scope="session")

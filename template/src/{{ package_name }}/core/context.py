@@ -20,10 +20,10 @@ def _in_order(event: Event) -> tuple[datetime, int]:
 
 
 def _insert(events: list[Event], event: Event) -> None:
-    if events and _in_order(events[-1]) > _in_order(event):
-        insort(events, event, key=_in_order)
+    if not events or events[-1].timestamp < event.timestamp:
+        events.append(event)  # as nearly all are
     else:
-        events.append(event)
+        insort(events, event, key=_in_order)
 
 
 class DecisionContext(BaseModel):
