@@ -17,7 +17,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Timeout:
-        """Return a block that is cancelled, as `asyncio.timeout` does it, if no `end` comes in time."""
+        """Return a block, to be entered at once: it is cancelled if no `end` comes in time."""
         loop = asyncio.get_running_loop()
         block = asyncio.timeout(None)
         self._ends[block] = loop.time() + self.limit

@@ -75,11 +75,11 @@ class Opened[C: Context]:
         self._scope = scope
         self._turn = turn
         self._deadlines = deadlines
-        self._deadline = deadlines.start()
 
     async def __aenter__(self) -> C:
         """Take the lock, and then the context."""
         await self._turn.__aenter__()
+        self._deadline = self._deadlines.start()
         await self._deadline.__aenter__()
         try:
             return await self._memory.current(self._scope)
