@@ -11,14 +11,14 @@ LAST_WORDS = 5  # lines of the service's log that explain a failure
 
 def describe(line: dict[str, Any]) -> tuple[str, str] | None:
     """Say in words which step a line of the log tells of; None if it is none of the agent's."""
-    match line.get("name"):
-        case "filtered out":
+    match line.get("name"), line.get("outcome"):
+        case "agent.decide", "filtered out":
             return "decide", "turned down by the filter"
-        case "decided {fired}":
-            verdict = "the trigger fires" if line["fired"] else "the trigger waits"
+        case "agent.decide", "held" | "acted" as outcome:
+            verdict = "the trigger fires" if outcome == "acted" else "the trigger waits"
             events = f"{line['size']} event{'s' if line['size'] != 1 else ''}"
             return "decide", f"passed the filter, {events} gathered, {verdict}"
-        case "action {action_id}":
+        case "action {action_id}", _:
             return "action", f"published as {line['action_id']}"
         case _:
             return None
@@ -98,4 +98,5 @@ class Timeline:
             if line.get("name") == "agent.decide":
                 self._scopes[line["trace_id"]] = line["scope"]
             if (told := describe(line)) is not None:
-                self._told.append((line["time"], line["trace_id"], *told))
+                begun = line["time"] - line["seconds"]
+                self._told.append((begun, line["trace_id"], *told))
