@@ -16,7 +16,7 @@ from my_agent.infra.store import EventStore
 from my_agent.migrations import migrate
 from my_agent.runtime import open_service
 
-PATIENCE = 30  # seconds
+PATIENCE = 60  # seconds
 HELD, PENDING = 2, 4
 DEAD = "UPDATE deliveries SET dead_at = now(), error = 'no luck' WHERE seq = $1"
 
