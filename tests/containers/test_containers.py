@@ -6,10 +6,8 @@ it in the same folder, as nobody on a read-only disk, with its API and its worke
 
 import itertools
 import json
-import os
-import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,57 +19,17 @@ import pytest
 from demo.__main__ import free_port
 from demo.render import render, snapshot
 
+from .stack import PATIENCE, Stack, containers, image_of, inspect, until
+
 SHAPES: dict[str, dict[str, str]] = {
     "defaults": {"project_name": "Reflex Try"},
     "redis": {"project_name": "Reflex Try Redis", "locks": "redis", "loop": "realtime"},
 }
-PATIENCE = 60  # seconds that an effect may take on a busy machine
 COLD = 120  # seconds from nothing to running that the PRD allows
 AT_ONCE = 10  # seconds that a stop takes at most when nothing is to be finished
 TERMINATED = "143"  # exit code: by SIGTERM
 TOOLS = "pip uv gcc cc make"  # what an image has no use for
 FAILURE = {"type": "http.request", "source": "try", "method": "GET", "path": "/failed"}
-
-
-@dataclass
-class Stack:
-    """A rendered project and its containers."""
-
-    path: Path
-    files: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict[str, str])
-    key: str = ""
-
-    def compose(self, *args: str) -> str:
-        """Run Docker Compose, and return what it printed."""
-        files = [part for file in self.files for part in ("--file", file)]
-        return self.run("docker", "compose", *files, *args)
-
-    def run(self, *args: str) -> str:
-        """Run a program in the project, and return what it printed."""
-        env = {**os.environ, **self.env}
-        ran = subprocess.run(args, cwd=self.path, env=env, capture_output=True, text=True)
-        assert ran.returncode == 0, f"{args}: {ran.stdout[-3000:]}{ran.stderr[-3000:]}"
-        return ran.stdout
-
-    def client(self) -> httpx2.Client:
-        """Return a client of the API."""
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        url = f"http://127.0.0.1:{self.env['API_PORT']}"
-        return httpx2.Client(base_url=url, headers=headers, timeout=10)
-
-
-def until(done: Callable[[], Any], what: str) -> float:
-    """Wait until something is so, and return how many seconds that took."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < PATIENCE:
-        try:
-            if done():
-                return time.monotonic() - begun
-        except httpx2.HTTPError:
-            pass  # it is not there yet
-        time.sleep(0.1)
-    raise AssertionError(f"after {PATIENCE} s still not: {what}")
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -109,23 +67,6 @@ def production(project: Path) -> Generator[Stack]:
         yield stack
     finally:
         stack.compose("down", "--volumes")
-
-
-def image_of(stack: Stack) -> str:
-    """Return the image that production runs."""
-    images = json.loads(stack.compose("config", "--format", "json"))["services"]
-    return str(images["api"]["image"])
-
-
-def inspect(stack: Stack, kind: str, name: str, what: str) -> str:
-    """Return one fact about an image or a container."""
-    return stack.run("docker", kind, "inspect", "--format", what, name).strip()
-
-
-def containers(stack: Stack) -> dict[str, str]:
-    """Return the names of the running containers by their services."""
-    printed = stack.compose("ps", "--format", "{{.Service}} {{.ID}}").splitlines()
-    return dict(line.split(" ") for line in printed)
 
 
 def test_development_acts_reloads_and_a_stop_under_load_loses_nothing(development: Stack) -> None:
