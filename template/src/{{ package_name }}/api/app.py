@@ -22,7 +22,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the service for as long as the application does; its agent too, unless told otherwise."""
     settings: Settings = app.state.settings
     async with open_service(settings, worker=settings.api_worker) as service:
-        async with open_hub(service.store, settings) as hub:
+        async with open_hub(service) as hub:
             app.state.service = service
             app.state.store = service.store
             app.state.http = service.http

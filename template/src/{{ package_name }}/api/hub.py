@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 from ..config import Settings
 from ..core.events import Event
-from ..core.types import Scope
+from ..core.types import Scope, Seconds
 from ..infra.store import Cursor, EventStore
 from ..infra.supervise import Supervised
+from ..runtime import Service
+
+END_TIMEOUT: Seconds = 2.0  # the connection that it reads from is closed a little later
 
 
 class TooSlow(Exception):
@@ -100,12 +103,15 @@ class Hub:
 
 
 @asynccontextmanager
-async def open_hub(store: EventStore, settings: Settings) -> AsyncGenerator[Hub]:
-    """Give a hub that follows the log for the block."""
-    hub = Hub(store, settings, await store.end())
-    following = asyncio.create_task(Supervised("hub", hub.run).run())
+async def open_hub(service: Service) -> AsyncGenerator[Hub]:
+    """Give a hub that follows the log for the block, as one of the service's tasks."""
+    hub = Hub(service.store, service.settings, await service.store.end())
+    task = Supervised("hub", hub.run)
+    service.tasks.append(task)
+    following = asyncio.create_task(task.run())
     try:
         yield hub
     finally:
+        service.tasks.remove(task)
         following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        await asyncio.wait([following], timeout=END_TIMEOUT)

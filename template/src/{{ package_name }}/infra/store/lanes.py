@@ -8,10 +8,11 @@ the commit that covers it.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import asyncpg
+import logfire
 
 from ...core.types import Seconds
 from ..database import DATABASE_AWAY, Row
@@ -79,11 +80,15 @@ class SharedFlush[Item, Result]:
             await asyncio.wait([self._flushing])
 
     async def _flush_all(self) -> None:
-        while self._waiting:
-            count = min(FLUSH_MOST, len(self._waiting))
-            await self._flush_some([self._waiting.popleft() for _ in range(count)])
-            # Who got a result just now may have more to send: let that share the next commit.
-            await asyncio.sleep(0)
+        try:
+            while self._waiting:
+                count = min(FLUSH_MOST, len(self._waiting))
+                await self._flush_some([self._waiting.popleft() for _ in range(count)])
+                # Who got a result just now may have more to send: let that share the next commit.
+                await asyncio.sleep(0)
+        finally:  # cancelled by other code: no other task would give these a result
+            waiting, self._waiting = self._waiting, deque()
+            _report(waiting, [_interrupted()] * len(waiting))
 
     async def _flush_some(
         self, batch: list[tuple[Item, Callable[[Result | Exception], None]]]
@@ -97,8 +102,27 @@ class SharedFlush[Item, Result]:
                     await self._flush_some([each])
                 return
             results = [error] * len(batch)
-        for (_, done), result in zip(batch, results, strict=True):
+        except BaseException:
+            _report(batch, [_interrupted()] * len(batch))
+            raise
+        _report(batch, results)
+
+
+def _interrupted() -> Exception:
+    """Return the error of a commit of which nobody knows whether it was made."""
+    return asyncpg.InterfaceError("the commit was interrupted: repeat it, with the same ids")
+
+
+def _report[Item, Result](
+    batch: Iterable[tuple[Item, Callable[[Result | Exception], None]]],
+    results: Sequence[Result | Exception],
+) -> None:
+    """Give each caller its result; one whose callback fails keeps none of the others from theirs."""
+    for (_, done), result in zip(batch, results, strict=True):
+        try:
             done(result)
+        except Exception:
+            logfire.exception("The callback of a commit failed")
 
 
 def _resolve[Result](future: asyncio.Future[Result], result: Result | Exception) -> None:

@@ -13,12 +13,15 @@ import logfire
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from ...core.types import Seconds
+from ..background import Background
 from ..database import DATABASE_AWAY, Fetch
+from ..supervise import Supervised
 
 CHANNEL = "events"
 PING_INTERVAL: Seconds = 10.0  # a half-open socket says nothing; only asking it does
 RECONNECT_LONGEST: Seconds = 5.0
 NOTIFY_INTERVAL: Seconds = 0.01  # the first of a burst is sent at once, the rest in one go
+CLOSE_TIMEOUT: Seconds = 2.0  # a wake-up that is not sent by then costs one fallback check
 NOTIFY = "SELECT pg_notify('events', '')"
 
 
@@ -31,6 +34,7 @@ class Wake:
         self._waiting: set[asyncio.Event] = set()
         self._listener: asyncio.Task[None] | None = None
         self._notifier: asyncio.Task[None] | None = None
+        self._background = Background()
         self._again = False
 
     def announce(self) -> None:
@@ -38,7 +42,7 @@ class Wake:
         self.wake_here()
         self._again = True
         if self._notifier is None or self._notifier.done():
-            self._notifier = asyncio.create_task(self._notify())
+            self._notifier = self._background.start(self._notify(), "sending a wake-up")
 
     def wake_here(self) -> None:
         """Wake the subscribers of this process."""
@@ -48,7 +52,8 @@ class Wake:
     def subscribe(self) -> asyncio.Event:
         """Return an event that is set by every wake-up; give it back to `unsubscribe`."""
         if self._listener is None:
-            self._listener = asyncio.create_task(self._listen())
+            # Whatever ends it, it is restarted: without it each event waits for a fallback check.
+            self._listener = asyncio.create_task(Supervised("listening", self._listen).run())
         event = asyncio.Event()
         self._waiting.add(event)
         return event
@@ -59,8 +64,7 @@ class Wake:
 
     async def close(self) -> None:
         """Send what is still to be announced and stop listening."""
-        if self._notifier is not None:
-            await self._notifier
+        await self._background.close(CLOSE_TIMEOUT)
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
