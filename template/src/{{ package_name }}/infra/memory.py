@@ -124,7 +124,6 @@ class Memory[C: Context]:
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._saving: dict[Scope, _Saving] = {}
-        self._releasing: set[asyncio.Task[None]] = set()
 
     def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
@@ -239,17 +238,20 @@ class Memory[C: Context]:
 
         Raises:
             ScopeMoved: another worker was here meanwhile; nothing happened.
+            ScopeBusy: the scope's lock was lost, and another worker has it; nothing happened.
         """
         note(outcome="acted", size=len(context.events))
         known = self._cache[context.scope]
         await self._saved(context.scope)
+        await self._locks.confirm(context.scope)
         action = self._action(context, trigger, output)
         async with self._store.sessions.begin() as session:
             fetch = fetch_in(session)
             await self._settle_all(fetch, context.scope, known, tokens)
             await insert_events(fetch, [action], self._settings.event_max_depth)
             if self._on_action is not None:
-                await self._on_action(session, action)
+                async with self._store.interruptible(session):
+                    await self._on_action(session, action)
         counters.handled.add(len(known.held) + len(tokens))
         counters.published.add(1)
         self._store.settled(*tokens)
@@ -316,9 +318,8 @@ class Memory[C: Context]:
         known.version += 1
         tokens = tuple(released.values())
         done = self._settle_later(context.scope, tokens)
-        releasing = asyncio.create_task(self._release(context.scope, tokens, known.version, done))
-        self._releasing.add(releasing)  # nobody else keeps it
-        releasing.add_done_callback(self._releasing.discard)
+        releasing = self._release(context.scope, tokens, known.version, done)
+        self._store.background.start(releasing, "releasing what a scope holds too much")
 
     async def _release(
         self, scope: Scope, tokens: tuple[Token, ...], version: int, done: Done
@@ -328,6 +329,9 @@ class Memory[C: Context]:
             released = await hold.release(fetch, subscriber, scope, tokens)
         except Exception as error:
             done(error)
+        except asyncio.CancelledError:
+            done(InterruptedError("the release was cancelled"))
+            raise
         else:
             done(released == (len(tokens), version))
 

@@ -1,10 +1,10 @@
 """`EventStore`: the one face of the event store."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import asyncpg
 import logfire
@@ -14,18 +14,21 @@ from ...config import Settings, get_settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
-from ..database import Fetch, after_commit, fetch_in
+from ..background import Background
+from ..database import DATABASE_AWAY, Fetch, after_commit, fetch_in
 from . import admin, claim, counters, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .cursor import Cursor
+from .inflight import Delivery
 from .lanes import Lane
 from .log import Wanted
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
-from .subscription import Clock, Owed, Rest, Subscription
+from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
 
+CLOSE_TIMEOUT: Seconds = 5.0  # for what nobody waits for, when the store closes
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
 
 
@@ -67,12 +70,16 @@ class EventStore:
         self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
+        self._interruptible: set[asyncpg.Connection] = set()
+        self.background = Background()
+        """What nobody waits for, and the store still does before it closes."""
 
     def _lane(self, *, flushed: bool = True) -> Lane:
         return Lane(lambda: database.connect(self.settings, flushed=flushed))
 
     async def close(self) -> None:
         """Commit what was accepted, send the last wake-ups and stop listening."""
+        await self.background.close(CLOSE_TIMEOUT)
         await self._publisher.close()
         await self.settler.close()
         await self._wake.close()
@@ -131,7 +138,9 @@ class EventStore:
     ) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events with the tokens that settle them, until `drain` is called.
 
-        At most `batch_size` events are in hand, claimed and not settled; their leases are renewed.
+        At most `batch_size` events are in flight, claimed and not settled. Their leases are renewed
+        while they are buffered or somebody works on them: a delivery is abandoned when nobody begins
+        or ends `Memory.settling` in its scope for `EVENT_HANDLER_TIMEOUT` and one lease.
         Close the iterator (`contextlib.aclosing`) to hand the unsettled ones back unspent.
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
@@ -193,6 +202,19 @@ class EventStore:
         await claim.hand_back(self._lanes["unflushed"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
 
+    async def release(self, *tokens: Token) -> None:
+        """Return deliveries unhandled; while the database is away, let their leases expire."""
+        try:
+            await self.hand_back(*tokens)
+        except DATABASE_AWAY as error:
+            self.settled(*tokens)
+            logfire.warn("Events were not handed back: {error}", error=repr(error))
+
+    def release_later(self, *tokens: Token) -> None:
+        """Do the same for a caller who cannot wait, such as a task that is being cancelled."""
+        if tokens:
+            self.background.start(self.release(*tokens), "releasing events")
+
     async def pass_on(
         self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
     ) -> None:
@@ -201,8 +223,11 @@ class EventStore:
         These deliveries, and what else of the scope was claimed, go back unspent. What is passed on
         `for_room`, because this process has enough of the scope in hand, ends with `look_again`.
         """
-        rest = Rest(time.monotonic() + seconds, for_room)
-        also = [token for each in self._subscriptions for token in each.avoid(scope, rest)]
+        also = [
+            token
+            for each in self._subscriptions
+            for token in each.avoid(scope, seconds, for_room=for_room)
+        ]
         await self.hand_back(*tokens, *also)
 
     def look_again(self) -> None:
@@ -214,6 +239,45 @@ class EventStore:
         """Note that tokens were settled in a transaction of the caller's, which frees capacity."""
         for subscription in self._subscriptions:
             subscription.settled(tokens)
+
+    def begun(self, *tokens: Token) -> None:
+        """Note that somebody works on deliveries, for which their leases are renewed."""
+        for subscription in self._subscriptions:
+            subscription.begun(tokens)
+
+    def ended(self, *tokens: Token) -> None:
+        """Note that somebody no longer works on deliveries."""
+        for subscription in self._subscriptions:
+            subscription.ended(tokens)
+
+    def consumer_of(self, *tokens: Token) -> Subscription | None:
+        """Return the subscription in which these deliveries are in flight, if there is one."""
+        return next((each for each in self._subscriptions if each.has(tokens)), None)
+
+    def in_flight(self) -> list[Delivery]:
+        """Return what this process has claimed and not settled."""
+        return [each for subscription in self._subscriptions for each in subscription.in_flight()]
+
+    @asynccontextmanager
+    async def interruptible(self, session: AsyncSession) -> AsyncGenerator[None]:
+        """Let `release_in_flight` break off the session's transaction during the block."""
+        raw = await (await session.connection()).get_raw_connection()
+        connection = cast("asyncpg.Connection", raw.driver_connection)
+        self._interruptible.add(connection)
+        try:
+            yield
+        finally:
+            self._interruptible.discard(connection)
+
+    async def release_in_flight(self) -> bool:
+        """Return everything that is in flight unhandled, even what somebody still works on.
+
+        For a process that ends with decisions that do not. Their transactions, which have the rows,
+        are broken off. Returns False if the database did not release everything.
+        """
+        for connection in self._interruptible:
+            connection.terminate()
+        return all([await subscription.release() for subscription in list(self._subscriptions)])
 
     def announce(self) -> None:
         """Wake subscribers after a commit that the store did not make itself."""
