@@ -4,7 +4,6 @@ The API and the worker are the same service with and without doors; both live in
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from .infra.database import (
     check_database,
     open_database,
 )
+from .infra.ending import NotReleased, busy_threads
 from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
 from .infra.metrics import measure_queue
@@ -35,6 +35,8 @@ from .infra.timers import run_timers
 from .migrations import check_schema, migrate
 
 HTTP_TIMEOUT: Seconds = 30.0
+CANCEL_TIMEOUT: Seconds = 2.0  # for decisions that were cancelled to clean up
+RELEASE_TIMEOUT: Seconds = 5.0  # for the database to take back what those left
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
 
 
@@ -130,24 +132,60 @@ async def _working(service: Service) -> AsyncGenerator[None]:
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
     await _announce(service, "started")
-    agent, *others = [asyncio.create_task(task.run()) for task in service.tasks]
+    supervised = service.tasks.copy()
+    agent, *others = [asyncio.create_task(task.run()) for task in supervised]
     try:
         yield
     finally:
-        await _stop(service, agent, others)
-        await _announce(service, "stopped")
+        for task in supervised:
+            task.stop()
+        try:
+            await _stop(service, agent, others)
+        finally:
+            await _announce(service, "stopped")
 
 
 async def _stop(
     service: Service, agent: "asyncio.Task[None]", others: "list[asyncio.Task[None]]"
 ) -> None:
-    """Let decisions that are under way finish; what takes too long goes back to the queue."""
+    """Let decisions that are under way finish; what takes too long goes back to the queue.
+
+    Raises:
+        NotReleased: it could not be returned, so that its leases have to expire.
+    """
     service.store.drain()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(agent), service.settings.agent_grace)
+    await asyncio.wait([agent], timeout=service.settings.agent_grace)
+    if not agent.done():
+        _report_unfinished(service)
     for task in (agent, *others):
         task.cancel()
-    await asyncio.gather(agent, *others, return_exceptions=True)
+    await asyncio.wait([agent, *others], timeout=CANCEL_TIMEOUT)
+    left = service.store.in_flight()  # of decisions that do not end though they were cancelled
+    if not await _release(service.store):
+        raise NotReleased(
+            f"{len(left)} events were not returned to the queue: other workers take them in"
+            f" {service.settings.event_lease:g} s, when their leases expire."
+        )
+
+
+def _report_unfinished(service: Service) -> None:
+    """Name the decisions that outlast the grace, and the threads that they may wait for."""
+    for delivery in service.store.in_flight():
+        if delivery.blocks:
+            logfire.error(
+                "The decision on {delivery} did not end within AGENT_GRACE: it is cancelled",
+                delivery=str(delivery),
+            )
+    for thread in busy_threads():
+        logfire.error("Thread {thread} is still busy", thread=thread)
+
+
+async def _release(store: EventStore) -> bool:
+    try:
+        async with asyncio.timeout(RELEASE_TIMEOUT):
+            return await store.release_in_flight()
+    except TimeoutError:
+        return False
 
 
 async def _sweep(service: Service) -> None:

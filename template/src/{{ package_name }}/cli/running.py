@@ -11,6 +11,7 @@ from .. import COMMAND
 from ..config import get_settings
 from ..infra import heartbeat
 from ..infra.database import check_database
+from ..infra.ending import leave
 from ..serving import require_url, run_server, run_worker, somewhere_to_store
 from .opening import in_words
 from .output import fail
@@ -33,7 +34,8 @@ def dev(
 ) -> None:
     """Run the service on this machine, with a database of its own unless DATABASE_URL is set."""
     with somewhere_to_store():
-        run_server(host, port, reload=reload)
+        code = run_server(host, port, reload=reload)
+    leave(code)
 
 
 @app.command(epilog=f"Example: {COMMAND} serve --host 0.0.0.0 --no-worker")
@@ -48,7 +50,7 @@ def serve(
         os.environ["API_WORKER"] = "false"
         get_settings.cache_clear()
     require_url(get_settings())
-    run_server(host, port, reload=get_settings().api_reload if reload is None else reload)
+    leave(run_server(host, port, reload=get_settings().api_reload if reload is None else reload))
 
 
 @app.command(epilog=f"Example: {COMMAND} worker --heartbeat /tmp/alive")
@@ -56,7 +58,7 @@ def worker(alive: Heartbeat = None) -> None:
     """Run the agent alone; start as many of these as you like."""
     settings = get_settings()
     require_url(settings)
-    run_worker(settings, alive)
+    leave(run_worker(settings, alive))
 
 
 @app.command(epilog=f'Examples: {COMMAND} migrate, {COMMAND} migrate --revision "orders"')
@@ -103,3 +105,5 @@ def _look_at(alive: Path) -> None:
         typer.echo(said)
     if not heartbeat.is_fresh(alive):
         fail(f"{alive} was not written for {heartbeat.STALE_AFTER:.0f} s: no worker is alive.")
+    if said and (ill := heartbeat.tasks_that_do_not_run(said)):
+        fail(f"The worker is alive and does not work: {'; '.join(ill)}.")
