@@ -29,12 +29,14 @@ from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
 from .infra.metrics import measure_queue
 from .infra.models import build_model
+from .infra.readiness import Readiness
 from .infra.store import EventStore
 from .infra.supervise import Supervised
 from .infra.timers import run_timers
 from .migrations import check_schema, migrate
 
 HTTP_TIMEOUT: Seconds = 30.0
+ANNOUNCE_TIMEOUT: Seconds = 2.0  # a stop does not wait for a database that is silent
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
 
 
@@ -49,6 +51,7 @@ class Service:
     locks: ScopedLocks
     model: GuardedModel
     deps: ReflexDeps
+    readiness: Readiness
     tasks: list[Supervised] = field(default_factory=list[Supervised])
 
     def condition(self) -> dict[str, Any]:
@@ -109,7 +112,9 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
         model = GuardedModel(build_model(settings), settings, store.fetch)
         await stack.enter_async_context(model)
         deps = ReflexDeps(store, http, database.sessions, model, settings)
-        service = Service(settings, database, http, store, locks, model, deps)
+        readiness = Readiness(database, store, locks)
+        stack.push_async_callback(readiness.close)
+        service = Service(settings, database, http, store, locks, model, deps, readiness)
         if worker:
             await stack.enter_async_context(_working(service))
         yield service
@@ -164,7 +169,8 @@ async def _announce(
 ) -> None:
     event = LifecycleEvent(source="service", action=action, details=details)
     try:
-        await service.store.publish(event)
-    except DATABASE_AWAY as error:
+        async with asyncio.timeout(ANNOUNCE_TIMEOUT):
+            await service.store.publish(event)
+    except (*DATABASE_AWAY, TimeoutError) as error:
         # A service whose database is away still has to stop, and to restart its agent.
         logfire.warn("{action} was not announced: {error}", action=action, error=repr(error))

@@ -6,6 +6,7 @@ connection break under a handler, the scope's version in the database keeps it f
 """
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from collections.abc import AsyncGenerator
@@ -16,7 +17,7 @@ import logfire
 
 from ..config import Settings
 from ..core.types import Scope, Seconds
-from .database import DATABASE_AWAY, connect
+from .database import CLOSE_TIMEOUT, DATABASE_AWAY, connect
 
 POLL: Seconds = 0.05  # between looks at a lock that another process holds
 
@@ -67,7 +68,18 @@ class ScopedLocks:
     async def close(self) -> None:
         """Close the connection, which gives up all locks."""
         if self._connection is not None:
-            await self._connection.close()
+            with contextlib.suppress(TimeoutError, *DATABASE_AWAY):
+                await self._connection.close(timeout=CLOSE_TIMEOUT)
+            self._connection.terminate()
+
+    async def check(self) -> None:
+        """Ask the connection of the locks for an answer.
+
+        Raises:
+            DatabaseUnavailable: there is none.
+        """
+        async with self._talking:
+            await (await self._connected()).fetchval("SELECT 1")
 
     async def _try(self, scope: Scope) -> bool:
         if scope in self._held:

@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ..core.events import event_types, public_types
-from ..infra.database import DATABASE_AWAY
+from ..infra.database import DatabaseUnavailable
 from ..infra.store import EventConflict, InvalidEvent
 
 RETRY_AFTER = "1"  # seconds
-AWAY = "The database cannot be reached just now; nothing was stored, send it again."
+UNAVAILABLE = "The database is unavailable at the moment. Send it again: with the same id, nothing is stored twice."
 
 
 class Problem(BaseModel):
@@ -28,7 +28,7 @@ PROBLEMS: Responses = {
     401: {"model": Problem, "description": "No valid key"},
     413: {"model": Problem, "description": "The body is too large"},
     422: {"model": Problem, "description": "A field is missing or wrong"},
-    503: {"model": Problem, "description": "The database is away"},
+    503: {"model": Problem, "description": "The database is unavailable"},
 }
 
 PUBLISHING: Responses = {
@@ -55,15 +55,14 @@ def add_error_handlers(app: FastAPI) -> None:
     async def conflict(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 409)
 
-    async def away(request: Request, error: Exception) -> JSONResponse:
-        logfire.warn("The database is away: {error}", error=repr(error))
-        return JSONResponse({"detail": AWAY}, 503, {"Retry-After": RETRY_AFTER})
+    async def unavailable(request: Request, error: Exception) -> JSONResponse:
+        logfire.warn("The database is unavailable: {error}", error=str(error))
+        return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": RETRY_AFTER})
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(InvalidEvent, unstorable)
     app.add_exception_handler(EventConflict, conflict)
-    for kind in DATABASE_AWAY:
-        app.add_exception_handler(kind, away)
+    app.add_exception_handler(DatabaseUnavailable, unavailable)
 
 
 def sentence_of(errors: Any) -> str:

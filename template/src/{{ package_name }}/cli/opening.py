@@ -76,7 +76,7 @@ def trouble(error: Exception) -> str:
     if isinstance(error, OTHER_SCHEMA):
         said = reason(error)
         return f"The database is not of this version ({said}): run `{COMMAND} migrate` first."
-    if isinstance(error, DATABASE_AWAY) and not isinstance(error, FULL):
+    if isinstance(error, DATABASE_AWAY) and not isinstance(error.__cause__ or error, FULL):
         return unreachable(error)
     return f"The database refused that: {reason(error)}."
 

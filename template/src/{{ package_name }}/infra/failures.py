@@ -8,7 +8,7 @@ import logfire
 
 from ..core.types import Seconds
 from .breaker import Unavailable
-from .database import DATABASE_AWAY
+from .database import DATABASE_AWAY, is_unavailable
 from .locks import ScopeBusy
 from .store import EventStore, ScopeMoved, Token
 
@@ -38,6 +38,9 @@ class Settling:
             logfire.warn("Waiting {seconds} s: {reason}", seconds=away.retry_in, reason=str(away))
             self.store.pause(away.retry_in)
             await self.store.hand_back(*self.tokens, delay=away.retry_in)
+        elif is_unavailable(error):
+            logfire.warn("Waiting for the database: {reason}", reason=repr(error))
+            await self.store.outlast(*self.tokens)
         else:
             logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
             await self._nack(error)

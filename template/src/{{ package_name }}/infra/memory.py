@@ -6,23 +6,26 @@ is one transaction, so a crash before its commit only means that the decision is
 """
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import TracebackType
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 import logfire
 from pydantic_core import to_jsonable_python
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..core.events import ActionEvent
-from ..core.types import Scope
+from ..core.types import Scope, Seconds
 from .contexts import Context, Restore
-from .database import Fetch, fetch_in, to_json
+from .database import DatabaseUnavailable, Fetch, fetch_in, to_json
 from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling
@@ -36,6 +39,11 @@ from .tracing import note
 
 NO_NOTES = "{}"  # as JSON
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
+CONFLICTS = frozenset(
+    {"40001", "40P01"}
+)  # serialization failure, deadlock: the same may succeed now
+TRANSACTIONS = 5  # of one action that meet others, before its decision counts as failed
+CONFLICT_PAUSE: Seconds = 0.05
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
 """Database effects of an action, in the transaction that settles its events."""
@@ -219,7 +227,10 @@ class Memory[C: Context]:
         if not saving.commits:
             del self._saving[scope]
             saving.done.set()
-        if isinstance(result, Exception):
+        if isinstance(result, DatabaseUnavailable):
+            logfire.warn("Waiting for the database: {error}", error=str(result))
+            self._keep(self._store.outlast(*tokens))
+        elif isinstance(result, Exception):
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("Events were not settled: {error}", error=repr(result))
@@ -244,12 +255,7 @@ class Memory[C: Context]:
         known = self._cache[context.scope]
         await self._saved(context.scope)
         action = self._action(context, trigger, output)
-        async with self._store.sessions.begin() as session:
-            fetch = fetch_in(session)
-            await self._settle_all(fetch, context.scope, known, tokens)
-            await insert_events(fetch, [action], self._settings.event_max_depth)
-            if self._on_action is not None:
-                await self._on_action(session, action)
+        await self._commit(action, known, tokens)
         counters.handled.add(len(known.held) + len(tokens))
         counters.published.add(1)
         self._store.settled(*tokens)
@@ -259,6 +265,29 @@ class Memory[C: Context]:
         known.version += 1
         known.held, known.scratch = {}, NO_NOTES
         return action
+
+    async def _commit(
+        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+    ) -> None:
+        """Do all of an action, again if its transaction met another: that is no failure of the event."""
+        for left in reversed(range(TRANSACTIONS)):
+            try:
+                return await self._transact(action, known, tokens)
+            except DBAPIError as error:
+                if not left or getattr(error.orig, "sqlstate", None) not in CONFLICTS:
+                    raise
+                logfire.warn("An action is committed again: {reason}", reason=str(error.orig))
+                await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+
+    async def _transact(
+        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+    ) -> None:
+        async with self._store.sessions.begin() as session:
+            fetch = fetch_in(session)
+            await self._settle_all(fetch, action.scope, known, tokens)
+            await insert_events(fetch, [action], self._settings.event_max_depth)
+            if self._on_action is not None:
+                await self._on_action(session, action)
 
     async def _settle_all(
         self, fetch: Fetch, scope: Scope, known: _Remembered[C], tokens: tuple[Token, ...]
@@ -316,9 +345,12 @@ class Memory[C: Context]:
         known.version += 1
         tokens = tuple(released.values())
         done = self._settle_later(context.scope, tokens)
-        releasing = asyncio.create_task(self._release(context.scope, tokens, known.version, done))
-        self._releasing.add(releasing)  # nobody else keeps it
-        releasing.add_done_callback(self._releasing.discard)
+        self._keep(self._release(context.scope, tokens, known.version, done))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._releasing.add(task)  # nobody else keeps it
+        task.add_done_callback(self._releasing.discard)
 
     async def _release(
         self, scope: Scope, tokens: tuple[Token, ...], version: int, done: Done

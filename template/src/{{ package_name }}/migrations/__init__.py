@@ -16,10 +16,9 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from ..config import Settings
-from ..infra.database import StartupError
+from ..infra.database import StartupError, create_engine
 
 HERE = Path(__file__).parent
 LOCK = 5_219_203_774_018_266_113  # any number, as long as all workers of the service use the same
@@ -29,6 +28,8 @@ LOCK = 5_219_203_774_018_266_113  # any number, as long as all workers of the se
 RENUMBER = """
 UPDATE events SET tx = pg_current_xact_id() WHERE tx >= pg_snapshot_xmax(pg_current_snapshot())
 """
+# An administrator's limit for statements is not meant for what goes through whole tables.
+AT_LEISURE = "SET LOCAL statement_timeout = 0"
 TABLES = ("events", "deliveries", "subscriptions", "scopes", "event_status")
 
 
@@ -78,10 +79,11 @@ async def downgrade(settings: Settings) -> None:
 
 
 async def _in_a_transaction[T](settings: Settings, work: Callable[[Connection], T]) -> T:
-    engine = create_async_engine(str(settings.database_url))
+    engine = create_engine(settings)
     try:
         with logfire.suppress_instrumentation():  # its many questions to the database are not news
             async with engine.begin() as connection:
+                await connection.execute(text(AT_LEISURE))
                 return await connection.run_sync(work)
     finally:
         await engine.dispose()

@@ -1,15 +1,12 @@
 """Is the process alive, and is it ready for work?"""
 
-import asyncio
 from typing import Literal
 
-import logfire
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ...core.types import Seconds
-from ...infra.database import DATABASE_AWAY
 from ...runtime import Service
 from ..deps import ServiceDep
 
@@ -80,10 +77,5 @@ def _all_run(service: Service) -> bool:
 
 
 async def _database(service: Service) -> str:
-    try:
-        with logfire.suppress_instrumentation():  # asked every few seconds
-            async with asyncio.timeout(READY_TIMEOUT):
-                await service.store.fetch("SELECT 1")
-    except DATABASE_AWAY as error:
-        return f"away: {str(error) or type(error).__name__}"
-    return "ok"
+    problem = await service.readiness.problem(READY_TIMEOUT)
+    return "ok" if problem is None else f"unavailable: {problem}"

@@ -21,12 +21,12 @@ from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import WebSocketEvent
-from ...infra.database import DATABASE_AWAY
+from ...infra.database import DatabaseUnavailable
 from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
 from ...infra.tracing import continuing
 from ..auth import key_of, may_use_client
 from ..deps import HubDep, SettingsDep, StoreDep
-from ..errors import AWAY, sentence_of
+from ..errors import UNAVAILABLE, sentence_of
 from ..hub import Hub, TooMany, TooSlow, Wants
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455 and its registry
@@ -134,9 +134,9 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
         await store.publish(event)
     except (InvalidEvent, EventConflict) as error:
         return {"error": str(error)}
-    except DATABASE_AWAY as error:
-        logfire.warn("The database is away: {error}", error=repr(error))
-        return {"error": AWAY}
+    except DatabaseUnavailable as error:
+        logfire.warn("The database is unavailable: {error}", error=str(error))
+        return {"error": UNAVAILABLE}
     return {"ack": event.id}
 
 

@@ -11,8 +11,8 @@ import logfire
 
 from ...config import Settings
 from ...core.events import Event
-from ...core.types import Scope
-from ..database import DATABASE_AWAY, Fetch
+from ...core.types import Scope, Seconds
+from ..database import READ_COMMITTED, DatabaseUnavailable, Fetch
 from .codec import EVENT_COLUMNS, decode_known
 from .cursor import Cursor, Snapshot
 
@@ -71,13 +71,25 @@ class Wanted(NamedTuple):
 
 
 async def replay(
-    pool: asyncpg.Pool, start: datetime, end: datetime | None, wanted: Wanted
+    pool: asyncpg.Pool,
+    start: datetime,
+    end: datetime | None,
+    wanted: Wanted,
+    patience: Seconds,
 ) -> AsyncGenerator[Event]:
-    """Yield events in order of `(timestamp, seq)` from a server-side cursor; skips what is unknown."""
-    async with pool.acquire() as connection, connection.transaction(readonly=True):
+    """Yield events in order of `(timestamp, seq)` from a server-side cursor; skips what is unknown.
+
+    Each page may take `patience` seconds.
+    """
+    async with (
+        pool.acquire() as connection,
+        connection.transaction(isolation=READ_COMMITTED, readonly=True),
+    ):
         await connection.execute(IN_ORDER)
         await connection.execute(WITHOUT_HASTE)
-        rows = connection.cursor(REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS)
+        rows = connection.cursor(
+            REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS, timeout=patience
+        )
         async for row in rows:
             if event := decode_known(row):
                 yield event
@@ -132,7 +144,7 @@ async def follow(
             async for place, event in read_on(fetch, start, wanted):
                 if event is not None:
                     yield place, event
-        except DATABASE_AWAY as error:
+        except DatabaseUnavailable as error:
             logfire.warn("The log cannot be followed: {error}", error=repr(error))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), settings.event_fallback_check)

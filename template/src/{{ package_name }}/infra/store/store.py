@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import asyncpg
 import logfire
@@ -14,13 +15,14 @@ from ...config import Settings, get_settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
-from ..database import Fetch, after_commit, fetch_in
+from ..database import LONG, READ_COMMITTED, DatabaseUnavailable, Fetch, after_commit, fetch_in
 from . import admin, claim, counters, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .cursor import Cursor
 from .lanes import Lane
 from .log import Wanted
+from .outage import FIRST_PAUSE, Outage
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Rest, Subscription
@@ -49,6 +51,9 @@ class EventStore:
         self.subscriber = subscriber
         self.settings = settings or get_settings()
         self.fetch: Fetch = pool.fetch
+        self._patience: Seconds = LONG * self.settings.database_timeout
+        self._patiently: Fetch = partial(pool.fetch, timeout=self._patience)
+        """For statements that go through many rows."""
         self.stale = 0
         """How many acks, nacks and holds came too late to count."""
         self._backoff = Backoff(
@@ -57,6 +62,8 @@ class EventStore:
             self.settings.event_max_attempts,
         )
         self._clock = Clock()
+        self._outage = Outage()
+        self._drained = False
         self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
         # For wake-ups and hand-backs: what a crash of the server undoes is made good in time.
         self._lanes["unflushed"] = self._lane(flushed=False)
@@ -72,12 +79,16 @@ class EventStore:
         return Lane(lambda: database.connect(self.settings, flushed=flushed))
 
     async def close(self) -> None:
-        """Commit what was accepted, send the last wake-ups and stop listening."""
-        await self._publisher.close()
-        await self.settler.close()
+        """Commit what was accepted, send the last wake-ups and stop listening; in bounded time."""
+        await asyncio.gather(self._publisher.close(), self.settler.close())
         await self._wake.close()
-        for lane in self._lanes.values():
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+
+    def checks(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        """Return, by name, what asks each connection of the store's own for an answer."""
+        lanes = self._lanes.items()
+        claims = {f"claims of {each.subscriber}": each.check for each in self._subscriptions}
+        return {**{name: lane.check for name, lane in lanes}, **claims, "listen": self._wake.check}
 
     def now(self) -> datetime:
         """Return the database's time, as estimated since the last claim."""
@@ -117,8 +128,12 @@ class EventStore:
                 await fetch_in(session)(NOTIFY)
                 after_commit(session, lambda: counters.published.add(new))
                 return new
-            async with self.pool.acquire() as connection, connection.transaction():
-                new = await insert_events(connection.fetch, events, deepest)
+            async with (
+                self.pool.acquire() as connection,
+                connection.transaction(isolation=READ_COMMITTED),
+            ):
+                fetch = partial(connection.fetch, timeout=self._patience)
+                new = await insert_events(fetch, events, deepest)
             if new:
                 counters.published.add(new)
                 self._wake.announce()
@@ -144,6 +159,7 @@ class EventStore:
 
     def drain(self) -> None:
         """End the subscriptions: what is being handled may finish, nothing new is begun."""
+        self._drained = True
         for subscription in self._subscriptions:
             subscription.stop()
 
@@ -192,6 +208,24 @@ class EventStore:
         """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
         await claim.hand_back(self._lanes["unflushed"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
+
+    async def outlast(self, *tokens: Token) -> None:
+        """Return deliveries unhandled that met an unavailable database, and claim nothing meanwhile.
+
+        While it stays unavailable this is tried again, so that they spend no attempt; but not for longer
+        than a lease, nor once the store is drained: then their leases run out.
+        """
+        pause = self._outage.pause()
+        self.pause(pause)
+        deadline = time.monotonic() + self.settings.event_lease
+        while True:
+            try:
+                return await self.hand_back(*tokens, delay=pause)
+            except DatabaseUnavailable as error:
+                logfire.warn("Events were not handed back: {error}", error=str(error))
+            if self._drained or time.monotonic() > deadline:
+                return self.settled(*tokens)
+            await asyncio.sleep(FIRST_PAUSE)
 
     async def pass_on(
         self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
@@ -246,7 +280,7 @@ class EventStore:
         begin = since or datetime.now(UTC) + timedelta(seconds=self._clock.offset)
         while not (await self.fetch(admin.ENDED, row["tx"]))[0]["ended"]:  # noqa: ASYNC110 - the server tells nobody when a transaction ends
             await asyncio.sleep(QUIET_CHECK)
-        if await self.fetch(admin.BACKFILL, self.subscriber, begin):
+        if await self._patiently(admin.BACKFILL, self.subscriber, begin):
             self._wake.announce()
 
     # Reading the log
@@ -260,7 +294,9 @@ class EventStore:
         scope: Scope | None = None,
     ) -> AsyncGenerator[Event]:
         """Yield past events in order of `(timestamp, seq)`, in constant memory; changes nothing."""
-        async with aclosing(log.replay(self.pool, start, end, Wanted(event_types, scope))) as found:
+        async with aclosing(
+            log.replay(self.pool, start, end, Wanted(event_types, scope), self._patience)
+        ) as found:
             async for event in found:
                 yield event
 
@@ -340,15 +376,15 @@ class EventStore:
 
     async def dlq_purge(self, event_id: str | None = None) -> int:
         """Drop one dead letter, or all; the log keeps the events. Return how many."""
-        return await admin.purge_dead(self.fetch, self.subscriber, event_id)
+        return await admin.purge_dead(self._patiently, self.subscriber, event_id)
 
     async def prune(self, older_than: Seconds) -> int:
         """Delete events from the log that are older and owed to nobody; return how many."""
-        return sum([count async for count in admin.prune(self.fetch, older_than)])
+        return sum([count async for count in admin.prune(self._patiently, older_than)])
 
     async def release_aged(self, age: Seconds) -> int:
         """Let go of what has been held for longer than `age`, in quiet scopes too; return how many."""
-        return await hold.release_aged(self.fetch, self.subscriber, age)
+        return await hold.release_aged(self._patiently, self.subscriber, age)
 
     async def stats(self) -> list[QueueStats]:
         """Return what each subscriber is owed."""
@@ -359,6 +395,6 @@ class EventStore:
         return await admin.status(self.fetch, event_id)
 
     async def _retry(self, event_id: str | None) -> int:
-        count = await admin.retry_dead(self.fetch, self.subscriber, event_id)
+        count = await admin.retry_dead(self._patiently, self.subscriber, event_id)
         self._wake.announce()
         return count

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
-from ..database import DATABASE_AWAY, Fetch, Row
+from ..database import CLOSE_TIMEOUT, DATABASE_AWAY, Fetch, Row
 from . import claim, counters, settle
 from .claim import Token
 from .codec import NewerEvent, decode
@@ -90,6 +90,19 @@ class Subscription:
         self._avoided: dict[Scope, Rest] = {}
         """Scopes whose events would only be handed back."""
         self._stopping = False
+
+    @property
+    def subscriber(self) -> str:
+        """Whose deliveries these are."""
+        return self._owed.subscriber
+
+    async def check(self) -> None:
+        """Ask the connection of the claims for an answer.
+
+        Raises:
+            DatabaseUnavailable: there is none.
+        """
+        await self._lane.check()
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events and the tokens that settle them, for as long as the caller asks.
@@ -304,7 +317,8 @@ class Subscription:
         await asyncio.wait([claiming], timeout=CLAIM_TIMEOUT)
         claiming.cancel()  # the server is silent: the leases run out
         await asyncio.wait([claiming])
-        await self._hand_back(self._in_hand.values())
+        with contextlib.suppress(TimeoutError):  # the server is silent: the leases run out
+            await asyncio.wait_for(self._hand_back(self._in_hand.values()), CLOSE_TIMEOUT)
         await self._lane.close()
 
     async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> None:
