@@ -4,6 +4,7 @@ Each statement has a time limit on this side. A server that acknowledges the can
 connection; one that does not loses it, and the next statement opens another.
 """
 
+import asyncio
 import socket
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -96,10 +97,24 @@ class Connection(asyncpg.Connection):
                 raise
             raise found from error
 
+    async def _cancel(self, *waiters: Any) -> None:
+        """Ask the server to cancel a statement; end the connection if it does not acknowledge that.
+
+        asyncpg itself waits for as long as a statement may take.
+        """
+        inner: Any = super()  # stubs leave this out
+        ending = asyncio.get_running_loop().call_later(CANCEL_TIMEOUT, self.terminate)
+        try:
+            await inner._cancel(*waiters)
+        finally:
+            ending.cancel()
+
     async def _answers(self) -> bool:
         """Tell whether the server acknowledges the cancellation; if not, end the connection."""
         try:
-            await super().execute("", timeout=CANCEL_TIMEOUT)
+            await super().execute("SELECT 1", timeout=CANCEL_TIMEOUT)
+        except asyncpg.InFailedSQLTransactionError:
+            return True
         except Exception:  # whatever it is, this connection is of no use
             self.terminate()
             return False

@@ -40,7 +40,8 @@ from .unavailable import DatabaseUnavailable, unreachable
 from .unavailable import is_unavailable as is_unavailable
 from .unavailable import reason as reason
 
-CLOSE_TIMEOUT: Seconds = 2.0  # a server that does not take leave is left without
+COMMIT_TIMEOUT: Seconds = 2.0  # of what is still to be committed, or asked, when the service stops
+CLOSE_TIMEOUT: Seconds = 1.0  # of a polite end of a connection
 MAX_QUERIES = 50_000  # of a pooled connection before it is replaced
 MAX_IDLE: Seconds = 300.0  # of a pooled connection before it is closed
 

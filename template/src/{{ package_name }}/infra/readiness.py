@@ -42,7 +42,7 @@ class Readiness:
         return problems[0] if problems else None
 
     async def close(self) -> None:
-        """Ask nothing more."""
+        """Ask nothing more; a connection that is silent gives up within `CANCEL_TIMEOUT`."""
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)

@@ -54,8 +54,14 @@ def create_engine(
     take `limit` seconds. What the engine connects is put in `opened`.
     """
 
-    async def connect(*args: Any, **kwargs: Any) -> Connection:
-        connection = await open_connection(*args, **kwargs)
+    async def connect(*_: object, **__: object) -> Connection:
+        connection = await open_connection(  # by asyncpg's reading of the URL, as the pool does
+            settings.dsn,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=limit,
+            silence=settings.database_timeout,
+            server_settings=behind_a_pooler(settings, NO_FORGOTTEN_TRANSACTIONS),
+        )
         if opened is not None:
             opened.add(connection)
         return connection
@@ -65,13 +71,7 @@ def create_engine(
         poolclass=SessionPool,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
-        connect_args={
-            "async_creator_fn": connect,
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": limit,
-            "silence": settings.database_timeout,
-            "server_settings": behind_a_pooler(settings, NO_FORGOTTEN_TRANSACTIONS),
-        },
+        connect_args={"async_creator_fn": connect},
         **options,
     )
     engine.dialect.do_ping = _ping
@@ -98,7 +98,8 @@ def _classify(context: ExceptionContext) -> DatabaseUnavailable | None:
     if not isinstance(error, Exception):
         return None
     closed = context.is_disconnect or isinstance(error, ConnectionError | TimeoutError)
-    found = unavailable(error.__cause__ or error, closed=closed)
+    behind = error if isinstance(error, DatabaseUnavailable) else error.__cause__ or error
+    found = unavailable(behind, closed=closed)
     if found is not None and closed:
         context.is_disconnect = True
-    return found
+    return None if found is error else found

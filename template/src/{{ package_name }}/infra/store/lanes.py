@@ -14,7 +14,7 @@ from functools import partial
 
 import asyncpg
 
-from ..database import CLOSE_TIMEOUT, DatabaseUnavailable, Row
+from ..database import CLOSE_TIMEOUT, COMMIT_TIMEOUT, DatabaseUnavailable, Row
 
 FLUSH_MOST = 1_000  # items a statement: beyond it, waiting costs more than sharing saves
 CHECK = "SELECT 1"
@@ -106,10 +106,10 @@ class SharedFlush[Item, Result]:
             self._flushing = asyncio.create_task(self._flush_all())
 
     async def close(self) -> None:
-        """Wait until everything that was submitted is settled; after `CLOSE_TIMEOUT` the rest fails."""
+        """Wait until everything that was submitted is settled; after `COMMIT_TIMEOUT` the rest fails."""
         if self._flushing is None or self._flushing.done():
             return
-        await asyncio.wait([self._flushing], timeout=CLOSE_TIMEOUT)
+        await asyncio.wait([self._flushing], timeout=COMMIT_TIMEOUT)
         if not self._flushing.done():
             self._flushing.cancel()
             await asyncio.wait([self._flushing])

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
-from ..database import CLOSE_TIMEOUT, DATABASE_AWAY, Fetch, Row
+from ..database import COMMIT_TIMEOUT, DATABASE_AWAY, Fetch, Row
 from . import claim, counters, settle
 from .claim import Token
 from .codec import NewerEvent, decode
@@ -29,7 +29,6 @@ from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
 CLAIM_MOST = 250  # at a time, so that the server claims while we handle the last ones
-CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
 NEWER_DELAY: Seconds = 1.0  # for what only newer code can read
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
@@ -314,11 +313,11 @@ class Subscription:
 
     async def _close(self, claiming: asyncio.Task[None]) -> None:
         """Hand back what is in hand, and what a claim that is under way still brings."""
-        await asyncio.wait([claiming], timeout=CLAIM_TIMEOUT)
+        await asyncio.wait([claiming], timeout=COMMIT_TIMEOUT)
         claiming.cancel()  # the server is silent: the leases run out
         await asyncio.wait([claiming])
         with contextlib.suppress(TimeoutError):  # the server is silent: the leases run out
-            await asyncio.wait_for(self._hand_back(self._in_hand.values()), CLOSE_TIMEOUT)
+            await asyncio.wait_for(self._hand_back(self._in_hand.values()), COMMIT_TIMEOUT)
         await self._lane.close()
 
     async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> None:
