@@ -6,6 +6,7 @@ connection; one that does not loses it, and the next statement opens another.
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ LONG = 10  # times `DATABASE_TIMEOUT`: the limit of statements that go through m
 
 NAMED = {"application_name": "agent"}
 # A forgotten transaction would hold back VACUUM and everybody who follows the log.
-NO_FORGOTTEN_TRANSACTIONS = {"idle_in_transaction_session_timeout": "60000"}  # ms
+FORGOTTEN_AFTER: Seconds = 60.0
+NO_FORGOTTEN_TRANSACTIONS = {"idle_in_transaction_session_timeout": "60000"}  # ms, the same
 # The store's statements are written for this, whatever the database or the role has as its default.
 # `default_transaction_read_only` stays: who sets it wants that nothing is written.
 READ_COMMITTED: Final = "read_committed"
@@ -39,6 +41,8 @@ class Connection(asyncpg.Connection):
     """
 
     states: tuple[type[BaseException], ...] = SERVER_STATES
+    used_at = 0.0
+    """When the last statement ended, on this process's monotonic clock."""
 
     def execute(self, query: str, *args: object, **options: Any) -> Any:
         """Run a statement, or several without arguments."""
@@ -92,10 +96,20 @@ class Connection(asyncpg.Connection):
                 raise  # it is the caller's
             raise DatabaseUnavailable("the server did not answer in time") from error
         except Exception as error:
-            found = unavailable(error, closed=self.is_closed(), states=self.states)
+            lost = self.is_closed() and not self.was_forgotten()
+            found = unavailable(error, closed=lost, states=self.states)
             if found is None:
                 raise
             raise found from error
+        finally:
+            if not self.is_closed():
+                self.used_at = time.monotonic()
+
+    def was_forgotten(self) -> bool:
+        """Tell whether the server ended a transaction that its owner left idle: asyncpg does not keep why."""
+        inner: Any = self
+        idle = time.monotonic() - self.used_at
+        return self.is_closed() and inner._top_xact is not None and idle >= FORGOTTEN_AFTER
 
     async def _cancel(self, *waiters: Any) -> None:
         """Ask the server to cancel a statement; end the connection if it does not acknowledge that.

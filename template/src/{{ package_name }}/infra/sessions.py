@@ -98,6 +98,9 @@ def _classify(context: ExceptionContext) -> DatabaseUnavailable | None:
     if not isinstance(error, Exception):
         return None
     closed = context.is_disconnect or isinstance(error, ConnectionError | TimeoutError)
+    driver = context.connection.connection.driver_connection if context.connection else None
+    if isinstance(driver, Connection) and driver.was_forgotten():
+        return None
     behind = error if isinstance(error, DatabaseUnavailable) else error.__cause__ or error
     found = unavailable(behind, closed=closed)
     if found is not None and closed:

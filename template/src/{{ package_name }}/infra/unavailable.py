@@ -24,9 +24,7 @@ SERVER_STATES = (
     asyncpg.CannotConnectNowError,
     asyncpg.DatabaseDroppedError,
     asyncpg.IdleSessionTimeoutError,
-    asyncpg.DiskFullError,
-    asyncpg.OutOfMemoryError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # a full disk, no memory, too many connections
     asyncpg.PostgresSystemError,  # the server's disk or another part of its host fails
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -37,8 +35,11 @@ SERVER_STATES = (
 DATABASE_AWAY = (DatabaseUnavailable, *SERVER_STATES)
 """For `except` clauses: what a statement raises when the database is unavailable."""
 
-# A transaction that its own code left idle for too long: that code would do so again.
-FORGOTTEN = (asyncpg.IdleInTransactionSessionTimeoutError,)
+# A transaction that was left idle, a limit for one statement: the same code would meet it again.
+OF_THE_STATEMENT = (
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ConfigurationLimitExceededError,
+)
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the driver raises for a connection that is closed; `TimeoutError` is an `OSError`."""
@@ -67,7 +68,7 @@ def unavailable(
     """
     if isinstance(error, DatabaseUnavailable):
         return error
-    if isinstance(error, ValueError) or isinstance(_origin(error), FORGOTTEN):
+    if isinstance(error, ValueError) or isinstance(_origin(error), OF_THE_STATEMENT):
         return None
     if isinstance(error, states) or (closed and isinstance(error, LOST)):
         return DatabaseUnavailable(reason(error))
