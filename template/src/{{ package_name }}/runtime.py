@@ -31,10 +31,12 @@ from .infra.metrics import measure_queue
 from .infra.models import build_model
 from .infra.store import EventStore
 from .infra.supervise import Supervised
+from .infra.text import describe, shorten, storable
 from .infra.timers import run_timers
 from .migrations import check_schema, migrate
 
 HTTP_TIMEOUT: Seconds = 30.0
+LONGEST_DETAILS = 10_000  # bytes of a lifecycle event's text
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
 
 
@@ -58,7 +60,7 @@ class Service:
             "model": {
                 "breaker": breaker.state,
                 "retry_in": round(breaker.retry_in, 1),
-                "error": breaker.error,
+                "error": breaker.error and storable(breaker.error),
             },
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
@@ -122,7 +124,7 @@ async def _working(service: Service) -> AsyncGenerator[None]:
         Supervised(
             "agent",
             lambda: run_agent(service.store, service.deps, service.locks),
-            lambda error: _announce(service, "error", f"agent: {error}"),
+            lambda error: _announce(service, "error", f"agent: {describe(error)}"),
         ),
         Supervised("sweep", lambda: _sweep(service)),
         Supervised("gauges", lambda: measure_queue(service.store.stats)),
@@ -162,7 +164,8 @@ async def _sweep(service: Service) -> None:
 async def _announce(
     service: Service, action: Literal["started", "stopped", "error"], details: str | None = None
 ) -> None:
-    event = LifecycleEvent(source="service", action=action, details=details)
+    said = details and shorten(details, LONGEST_DETAILS)
+    event = LifecycleEvent(source="service", action=action, details=said)
     try:
         await service.store.publish(event)
     except DATABASE_AWAY as error:

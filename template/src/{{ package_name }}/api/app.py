@@ -14,7 +14,7 @@ from .auth import require_key
 from .edge import Edge
 from .errors import add_error_handlers
 from .hub import open_hub
-from .routes import YOURS, events, health, stream, ws
+from .routes import YOURS, dlq, events, health, stream, ws
 
 
 @asynccontextmanager
@@ -51,10 +51,12 @@ def create_app(settings: Settings) -> FastAPI:
     guarded = [Depends(require_key)]
     app.include_router(health.router, tags=["health"])
     app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
+    app.include_router(dlq.router, prefix="/events/dlq", tags=["dlq"], dependencies=guarded)
     app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
     for prefix, router in YOURS.items():
         app.include_router(router, prefix=prefix, dependencies=guarded)
+    app.include_router(events.one, prefix="/events", tags=["events"], dependencies=guarded)
     instrument_app(app)
     return app
 

@@ -9,11 +9,12 @@ from pydantic_core import from_json
 from rich.text import Text
 
 from .. import COMMAND
-from ..core.events import Event, public_types
-from ..infra.store import EventStore
+from ..core.events import public_types
+from ..infra.store import EventStore, Stored, UnreadableEvent
+from ..infra.store.log import Wanted
 from .forward import Forwarder
 from .lines import Publishing, Writing, name_of, validated
-from .opening import OneScope, Types, period, split_types, with_store
+from .opening import OneScope, Types, period, require_types, split_types, with_store
 from .output import Json, Terminal, plain, telling, writing
 from .progress import progress_of
 
@@ -94,7 +95,10 @@ def replay(
         str | None, typer.Option(envvar="REPLAY_API_KEY", help="A bearer key of that instance.")
     ] = None,
 ) -> None:
-    """Print past events as JSON Lines, in the order in which they happened; changes nothing here."""
+    """Print past events as JSON Lines, in the order in which they happened; changes nothing here.
+
+    An event that this code cannot read is printed as it is stored, with the reason in `unreadable`.
+    """
     since, until = period(start, end, last)
     wanted = split_types(types)
     if output and publish_to:
@@ -103,7 +107,8 @@ def replay(
     sink = Forwarder(publish_to, key, since) if publish_to else Writing(output or sys.stdout)
 
     async def run(store: EventStore) -> str:
-        async with aclosing(store.replay(since, until, wanted, scope=scope)) as found:
+        await require_types(store, wanted)
+        async with aclosing(store.log.replay(since, until, Wanted(wanted, scope))) as found:
             # A bar would be in the way of events on the same terminal.
             hidden = not output and not publish_to and sys.stdout.isatty()
             with progress_of(since, until, found, hidden=hidden) as events:
@@ -119,7 +124,8 @@ def tail(types: Types = None, scope: OneScope = None, as_json: Json = False) -> 
     wanted, terminal = split_types(types), Terminal(highlight=False, soft_wrap=True)
 
     async def run(store: EventStore) -> None:
-        async for _, event in store.follow(event_types=wanted, scope=scope):
+        await require_types(store, wanted)
+        async for _, event in store.log.follow(None, Wanted(wanted, scope)):
             with writing(sys.stdout):
                 if as_json:
                     typer.echo(event.model_dump_json())
@@ -144,9 +150,14 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def line_of(event: Event) -> Text:
+def line_of(event: Stored) -> Text:
     """Return an event as a line for people."""
-    details = event.model_dump_json(exclude={"id", "type", "timestamp", "meta", "scope", "version"})
+    if isinstance(event, UnreadableEvent):
+        details = event.model_dump_json(include={"id", "payload", "unreadable"})
+    else:
+        details = event.model_dump_json(
+            exclude={"id", "type", "timestamp", "meta", "scope", "version"}
+        )
     return Text.assemble(
         (f"{event.timestamp.astimezone():%H:%M:%S.%f} ", "bright_black"),
         (plain(f"{event.scope} "), "cyan"),

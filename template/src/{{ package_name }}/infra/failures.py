@@ -11,6 +11,7 @@ from .breaker import Unavailable
 from .database import DATABASE_AWAY
 from .locks import ScopeBusy
 from .store import EventStore, ScopeMoved, Token
+from .text import describe
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 
@@ -39,13 +40,13 @@ class Settling:
             self.store.pause(away.retry_in)
             await self.store.hand_back(*self.tokens, delay=away.retry_in)
         else:
-            logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
+            logfire.error("Decision failed: {error}", error=describe(error), _exc_info=error)
             await self._nack(error)
         return True
 
     async def _nack(self, error: Exception) -> None:
         details = "".join(traceback.format_exception(error))
-        reason = f"{type(error).__name__}: {error}"
+        reason = describe(error)
         try:
             for token in self.tokens:
                 await self.store.nack(token, reason, details)

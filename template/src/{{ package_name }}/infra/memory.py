@@ -32,6 +32,7 @@ from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 from .store.settle import Done, Hold
+from .text import storable, storable_json
 from .tracing import note
 
 NO_NOTES = "{}"  # as JSON
@@ -184,7 +185,7 @@ class Memory[C: Context]:
         """
         note(outcome="held", size=len(context.events))
         known = self._cache[context.scope]
-        scratch = to_json(context.scratch) if context.scratch else NO_NOTES
+        scratch = hold.write_notes(context.scratch) if context.scratch else NO_NOTES
         changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
@@ -247,7 +248,7 @@ class Memory[C: Context]:
         async with self._store.sessions.begin() as session:
             fetch = fetch_in(session)
             await self._settle_all(fetch, context.scope, known, tokens)
-            await insert_events(fetch, [action], self._settings.event_max_depth)
+            await insert_events(fetch, [action], self._store.limits)
             if self._on_action is not None:
                 await self._on_action(session, action)
         counters.handled.add(len(known.held) + len(tokens))
@@ -275,8 +276,8 @@ class Memory[C: Context]:
             id=self.action_id(context),
             source=f"agent:{self._store.subscriber}",
             scope=context.scope,
-            trigger=trigger,
-            output=to_jsonable_python(output),
+            trigger=storable(trigger),
+            output=storable_json(to_jsonable_python(output)),
             covers=[event.id for event in context.events],
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )

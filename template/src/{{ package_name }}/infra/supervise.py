@@ -9,6 +9,7 @@ from typing import Literal
 import logfire
 
 from ..core.types import Seconds
+from .text import describe
 
 FIRST_PAUSE: Seconds = 0.5
 LONGEST_PAUSE: Seconds = 30.0
@@ -49,7 +50,7 @@ class Supervised:
             self.state = "stopped"
 
     async def _note(self, error: Exception, pause: Seconds) -> None:
-        self.state, self.error = "restarting", f"{type(error).__name__}: {error}"
+        self.state, self.error = "restarting", describe(error)
         logfire.exception("{name} failed, restart in {pause} s", name=self.name, pause=pause)
         if self._on_failure is None:
             return

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ...core.types import Seconds
 from ...infra.database import DATABASE_AWAY
+from ...infra.text import storable
 from ...runtime import Service
 from ..deps import ServiceDep
 
@@ -85,5 +86,5 @@ async def _database(service: Service) -> str:
             async with asyncio.timeout(READY_TIMEOUT):
                 await service.store.fetch("SELECT 1")
     except DATABASE_AWAY as error:
-        return f"away: {str(error) or type(error).__name__}"
+        return storable(f"away: {str(error) or type(error).__name__}")
     return "ok"

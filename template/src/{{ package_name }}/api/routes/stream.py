@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from ...infra.store import Cursor, InvalidEvent
+from ...infra.store import Cursor, InvalidEvent, UnreadableEvent
 from ..deps import HubDep, SettingsDep
 from ..errors import PROBLEMS
 from ..hub import Hub, TooMany, TooSlow, Wants
@@ -37,7 +37,10 @@ async def stream_events(
     scope: str | None = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventStream:
-    """Stream events as they commit; a client that reconnects goes on where it was."""
+    """Stream events as they commit; a client that reconnects goes on where it was.
+
+    An event that this code cannot read comes under the name `unreadable`, as it is stored.
+    """
     try:
         after = Cursor.parse(last_event_id) if last_event_id else None
     except ValueError as error:
@@ -55,6 +58,7 @@ async def _frames(hub: Hub, wants: Wants, after: Cursor | None) -> AsyncIterator
                 if event is None:  # an id without data: a browser keeps it and shows nothing
                     yield ServerSentEvent(id=str(cursor))
                 else:
-                    yield ServerSentEvent(event.model_dump_json(), event=event.type, id=str(cursor))
+                    name = "unreadable" if isinstance(event, UnreadableEvent) else event.type
+                    yield ServerSentEvent(event.model_dump_json(), event=name, id=str(cursor))
     except (TooSlow, TooMany) as error:
         yield ServerSentEvent(str(error), event="error")

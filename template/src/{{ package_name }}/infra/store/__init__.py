@@ -6,10 +6,11 @@ the ack happen exactly once; a stale worker cannot ack.
 
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
-from .codec import InvalidEvent
+from .codec import Stored, UnreadableEvent
 from .cursor import Cursor
 from .hold import ScopeMoved
 from .publish import EventConflict
+from .refusal import InvalidEvent
 from .schema import EventRecord, StoreBase
 from .store import EventStore
 
@@ -24,5 +25,7 @@ __all__ = [
     "QueueStats",
     "ScopeMoved",
     "StoreBase",
+    "Stored",
     "Token",
+    "UnreadableEvent",
 ]

@@ -76,6 +76,8 @@ SELECT s.name AS subscriber,
  ORDER BY s.name
 """
 
+SUBSCRIBERS = "SELECT name FROM subscriptions ORDER BY name"
+
 STATUS = """
 SELECT subscriber, status, attempts, error FROM event_status WHERE id = $1 ORDER BY subscriber
 """

@@ -4,15 +4,19 @@ An accumulated event is not acknowledged but held: its delivery leaves the claim
 So nothing has to be saved twice, and nothing assumes that events become visible in order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import logfire
+
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
+from ..text import storable_json
 from . import counters
 from .claim import Token, columns
 from .codec import EVENT_COLUMNS, load_json
+from .refusal import InvalidEvent, find_unstorable
 
 # `version` moves when events leave the scope, `held` grows when they enter: together they tell
 # whether a cached context is still the whole truth, at the price of one small read.
@@ -34,7 +38,9 @@ SELECT {EVENT_COLUMNS}, d.fence
 COVERED = f"""
 SELECT {EVENT_COLUMNS}
   FROM events a
- CROSS JOIN LATERAL jsonb_array_elements_text(a.payload -> 'covers') AS c (id)
+ CROSS JOIN LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(a.payload -> 'covers') WHEN 'array' THEN a.payload -> 'covers'
+            ELSE '[]' END) AS c (id)
   JOIN events e ON e.id = c.id
  WHERE a.scope = $1 AND a.type = 'agent.action'
    AND a.recorded_at > now() - $2::float8 * interval '1 second'
@@ -96,7 +102,38 @@ class ScopeState(NamedTuple):
 async def read_state(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState:
     """Return the state of a scope, which need not exist yet."""
     row = (await fetch(STATE, subscriber, scope))[0]
-    return ScopeState(row["version"], row["held"], load_json(row["scratch"]), row["last_action_at"])
+    notes = _read_notes(scope, row["scratch"])
+    return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
+
+
+def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:
+    try:
+        return load_json(scratch)
+    except ValueError as error:  # earlier code stored notes that are nested too deeply
+        logfire.error(
+            "The notes of {scope} cannot be read and start empty: {error}",
+            scope=scope,
+            error=str(error),
+        )
+        return {}
+
+
+def write_notes(scratch: Mapping[str, Any]) -> str:
+    """Return a scope's notes as JSON that the next worker can read.
+
+    Raises:
+        InvalidEvent: they have a number, a nesting or a value that JSON's readers refuse.
+    """
+    notes = storable_json(scratch)
+    problem = find_unstorable(notes, "scratch")
+    if problem is not None:
+        raise problem
+    try:
+        written = to_json(notes)
+        load_json(written)
+    except ValueError as error:
+        raise InvalidEvent(f"scratch: it is no JSON ({error}): keep flat values in it") from error
+    return written
 
 
 async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Sequence[Row]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch
+from ..text import storable
 from . import counters
 from .claim import Token, columns, seqs
 from .lanes import Lane, SharedFlush
@@ -148,8 +149,8 @@ async def nack(
         subscriber,
         token.seq,
         token.fence,
-        error.replace("\x00", "\ufffd"),
-        traceback and traceback.replace("\x00", "\ufffd"),
+        storable(error),
+        traceback and storable(traceback),
         backoff.base,
         backoff.longest,
         backoff.attempts,

@@ -15,12 +15,13 @@ from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
 from ..database import Fetch, after_commit, fetch_in
-from . import admin, claim, counters, hold, log, settle
+from . import admin, claim, counters, hold, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
+from .codec import Limits
 from .cursor import Cursor
 from .lanes import Lane
-from .log import Wanted
+from .log import Log, Wanted, readable
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Rest, Subscription
@@ -62,9 +63,12 @@ class EventStore:
         self._lanes["unflushed"] = self._lane(flushed=False)
         self.by_index: Fetch = self._lanes["memory"].fetch
         """Runs a statement that has an index on one of the store's own connections."""
-        self._read_log: Fetch = self._lanes["log"].fetch
         self._wake = Wake(self._lanes["unflushed"].fetch, lambda: database.connect(self.settings))
-        self._publisher = Publisher(self._lanes["publish"], self.settings.event_max_depth)
+        self.log = Log(self._lanes["log"].fetch, pool, self._wake, self.settings)
+        """The log with what this code cannot read, which the store's own methods leave out."""
+        self.limits = Limits.of(self.settings)
+        """What may be published."""
+        self._publisher = Publisher(self._lanes["publish"], self.limits)
         self.settler = Settler(self._lanes["settle"], subscriber, self._after_commit)
         self._subscriptions: set[Subscription] = set()
 
@@ -111,14 +115,13 @@ class EventStore:
             EventConflict: one has an id that was published before with other content.
         """
         with logfire.span("store.publish", count=len(events), _level="debug"):
-            deepest = self.settings.event_max_depth
             if session is not None:
-                new = await insert_events(fetch_in(session), events, deepest)
+                new = await insert_events(fetch_in(session), events, self.limits)
                 await fetch_in(session)(NOTIFY)
                 after_commit(session, lambda: counters.published.add(new))
                 return new
             async with self.pool.acquire() as connection, connection.transaction():
-                new = await insert_events(connection.fetch, events, deepest)
+                new = await insert_events(connection.fetch, events, self.limits)
             if new:
                 counters.published.add(new)
                 self._wake.announce()
@@ -260,9 +263,10 @@ class EventStore:
         scope: Scope | None = None,
     ) -> AsyncGenerator[Event]:
         """Yield past events in order of `(timestamp, seq)`, in constant memory; changes nothing."""
-        async with aclosing(log.replay(self.pool, start, end, Wanted(event_types, scope))) as found:
-            async for event in found:
-                yield event
+        async with aclosing(self.log.replay(start, end, Wanted(event_types, scope))) as found:
+            async for stored in found:
+                if event := readable(stored):
+                    yield event
 
     async def follow(
         self,
@@ -275,25 +279,23 @@ class EventStore:
 
         A reader that resumes gets each event once, however transactions overlapped.
         """
-        wanted = Wanted(event_types, scope)
-        async with self.waking() as changed:
-            following = log.follow(self._read_log, after, wanted, changed, self.settings)
-            async with aclosing(following) as found:
-                async for pair in found:
-                    yield pair
+        async with aclosing(self.log.follow(after, Wanted(event_types, scope))) as found:
+            async for cursor, stored in found:
+                if event := readable(stored):
+                    yield cursor, event
 
     async def end(self) -> Cursor:
         """Return the cursor from which `follow` yields what becomes visible from now on."""
-        return await log.end(self._read_log)
+        return await self.log.end()
 
     async def read_on(
         self, cursor: Cursor, event_types: list[str] | None = None, scope: Scope | None = None
     ) -> AsyncGenerator[tuple[Cursor, Event | None]]:
         """Yield what the log has after a cursor, up to now; at last None and the cursor of now."""
-        wanted = Wanted(event_types, scope)
-        async with aclosing(log.read_on(self._read_log, cursor, wanted)) as found:
-            async for pair in found:
-                yield pair
+        async with aclosing(self.log.read_on(cursor, Wanted(event_types, scope))) as found:
+            async for place, stored in found:
+                if (event := readable(stored)) or stored is None:
+                    yield place, event
 
     @asynccontextmanager
     async def waking(self) -> AsyncGenerator[asyncio.Event]:
@@ -306,7 +308,7 @@ class EventStore:
 
     async def find(self, event_id: str) -> Event | None:
         """Return one event of the log."""
-        return await log.find(self._read_log, event_id)
+        return readable(await self.log.find(event_id))
 
     async def page(
         self,
@@ -317,30 +319,40 @@ class EventStore:
         limit: int = 100,
     ) -> list[Event]:
         """Return the newest events with a `seq` below `before`, newest first."""
-        return await log.page(self._read_log, Wanted(event_types, scope), before, limit)
+        found = await self.log.page(Wanted(event_types, scope), before, limit)
+        return [event for stored in found if (event := readable(stored))]
 
     # Looking after the queue
 
-    async def dlq_list(self, limit: int = 100) -> list[DeadLetter]:
-        """Return the newest dead letters with error, attempts and traceback."""
-        return await admin.dead_letters(self.fetch, self.subscriber, limit)
+    # Dead letters are this store's subscriber's, unless another `subscriber` is named.
 
-    async def dlq_show(self, event_id: str) -> DeadLetter | None:
+    async def subscribers(self) -> list[str]:
+        """Return the names of all subscribers."""
+        return [row["name"] for row in await self.fetch(admin.SUBSCRIBERS)]
+
+    async def dlq_list(
+        self, limit: int = 100, *, subscriber: str | None = None
+    ) -> list[DeadLetter]:
+        """Return the newest dead letters with error, attempts and traceback."""
+        return await admin.dead_letters(self.fetch, subscriber or self.subscriber, limit)
+
+    async def dlq_show(self, event_id: str, *, subscriber: str | None = None) -> DeadLetter | None:
         """Return the dead letter of one event."""
-        found = await admin.dead_letters(self.fetch, self.subscriber, 1, event_id)
+        whose = subscriber or self.subscriber
+        found = await admin.dead_letters(self.fetch, whose, 1, event_id)
         return found[0] if found else None
 
-    async def dlq_retry(self, event_id: str) -> bool:
+    async def dlq_retry(self, event_id: str, *, subscriber: str | None = None) -> bool:
         """Make a dead letter due again with all its attempts; False if there is none."""
-        return bool(await self._retry(event_id))
+        return bool(await self._retry(event_id, subscriber))
 
-    async def dlq_retry_all(self) -> int:
+    async def dlq_retry_all(self, *, subscriber: str | None = None) -> int:
         """Make all dead letters due again; return how many there were."""
-        return await self._retry(None)
+        return await self._retry(None, subscriber)
 
-    async def dlq_purge(self, event_id: str | None = None) -> int:
+    async def dlq_purge(self, event_id: str | None = None, *, subscriber: str | None = None) -> int:
         """Drop one dead letter, or all; the log keeps the events. Return how many."""
-        return await admin.purge_dead(self.fetch, self.subscriber, event_id)
+        return await admin.purge_dead(self.fetch, subscriber or self.subscriber, event_id)
 
     async def prune(self, older_than: Seconds) -> int:
         """Delete events from the log that are older and owed to nobody; return how many."""
@@ -358,7 +370,7 @@ class EventStore:
         """Return how far an event has come with each subscriber."""
         return await admin.status(self.fetch, event_id)
 
-    async def _retry(self, event_id: str | None) -> int:
-        count = await admin.retry_dead(self.fetch, self.subscriber, event_id)
+    async def _retry(self, event_id: str | None, subscriber: str | None) -> int:
+        count = await admin.retry_dead(self.fetch, subscriber or self.subscriber, event_id)
         self._wake.announce()
         return count

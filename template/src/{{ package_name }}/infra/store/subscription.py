@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
 import logfire
-from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import Event
@@ -22,7 +21,7 @@ from ...core.types import Scope, Seconds
 from ..database import DATABASE_AWAY, Fetch, Row
 from . import claim, counters, settle
 from .claim import Token
-from .codec import NewerEvent, decode
+from .codec import NewerEvent, Unreadable, decode
 from .lanes import Lane
 from .settle import Backoff
 from .wake import Wake
@@ -112,7 +111,7 @@ class Subscription:
                         continue  # its lease was lost while it waited
                     try:
                         event = decode(row)
-                    except (ValidationError, NewerEvent) as error:
+                    except (Unreadable, NewerEvent) as error:
                         await self._refuse(row, token, error)
                     else:
                         yield event, token
@@ -240,8 +239,8 @@ class Subscription:
             self._arrived.set()
         return bool(rows)
 
-    async def _refuse(self, row: Row, token: Token, error: ValidationError | NewerEvent) -> None:
-        """Dead-letter what no longer validates.
+    async def _refuse(self, row: Row, token: Token, error: Unreadable | NewerEvent) -> None:
+        """Dead-letter what this code cannot read.
 
         What newer code wrote, as happens while a deploy is under way, waits for a worker that has it.
         """
@@ -252,7 +251,7 @@ class Subscription:
             await self._dead_letter(token, row, error)
             self.settled([token])
 
-    async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
+    async def _dead_letter(self, token: Token, row: Row, error: Unreadable) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
         at_once = Backoff(1.0, 1.0, attempts=0)
         try:
