@@ -3,11 +3,12 @@
 from typing import Any
 
 import logfire
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from ..core.events import event_types, public_types
 from ..infra.database import DATABASE_AWAY
@@ -16,6 +17,8 @@ from ..infra.text import storable, storable_json
 
 RETRY_AFTER = "1"  # seconds
 AWAY = "The database cannot be reached just now; nothing was stored, send it again."
+FRAMEWORKS_UNPARSED = "There was an error parsing the body"
+UNPARSED = "body: it cannot be parsed; send JSON with fewer levels, and numbers with fewer digits"
 
 
 class Problem(BaseModel):
@@ -63,7 +66,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "registered for nothing else"  # noqa: S101 - narrows the type
-        error.detail = storable_json(error.detail)
+        # The parser gives up on JSON with thousands of brackets in a row or digits in a number.
+        unparsed = error.detail == FRAMEWORKS_UNPARSED
+        error.detail = UNPARSED if unparsed else storable_json(error.detail)
         return await http_exception_handler(request, error)
 
     app.add_exception_handler(HTTPException, refused)

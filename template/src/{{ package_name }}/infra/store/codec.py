@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from ...config import Settings
-from ...core.events import NEWER, Event, event_adapter
+from ...core.events import NEWER, Event, EventMeta, event_adapter
 from ..database import Row
 from ..text import describe, storable
 from .refusal import (
@@ -223,6 +223,20 @@ def _sentence(error: ValidationError, name: str) -> str:
         place = ".".join(str(part) for part in each["loc"] if part != name)
         parts.append(f"{place}: {each['msg']}" if place else each["msg"])
     return storable("; ".join(parts))
+
+
+def refuse_invalid(event: Event, error: Exception) -> InvalidEvent:
+    """Return the refusal of an event that has an attribute of a wrong type, or none."""
+    fields = {name: getattr(event, name, None) for name in type(event).model_fields}
+    if isinstance(meta := fields["meta"], EventMeta):
+        fields["meta"] = vars(meta)  # an instance would pass as it is
+    try:
+        event_adapter.validator.validate_python(fields)
+    except ValidationError as found:
+        return InvalidEvent(_sentence(found, str(fields.get("type"))))
+    except Exception as found:
+        error = found
+    return InvalidEvent(f"the event is not valid ({describe(error)}): validate it")
 
 
 def decode_known(row: Row) -> Event | None:

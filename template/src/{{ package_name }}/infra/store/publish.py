@@ -11,9 +11,8 @@ from opentelemetry import trace
 
 from ...core.events import Event, up_to_date
 from ..database import Fetch, Row
-from ..text import describe
 from . import counters
-from .codec import Encoded, Limits, encode, load_json
+from .codec import Encoded, Limits, encode, load_json, refuse_invalid
 from .lanes import FLUSH_MOST, Lane, SharedFlush
 from .refusal import InvalidEvent
 
@@ -136,7 +135,7 @@ def check(event: Event, limits: Limits, traceparent: str | None) -> Sent:
             )
         encoded = encode(event, limits, traceparent)
     except (AttributeError, TypeError) as error:  # it was made, or changed, past its validation
-        raise InvalidEvent(f"the event is not valid ({describe(error)}): validate it") from error
+        raise refuse_invalid(event, error) from error
     return Sent(encoded, "timestamp" in event.model_fields_set)
 
 

@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import cast
 
 from pydantic_core import to_json
 
@@ -11,6 +12,7 @@ from ..text import UNSTORABLE, describe
 
 # Strings first, so that no bracket and no exponent within one counts.
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+DEEPEST = 300  # levels: beyond about 250 nothing can be written as JSON
 NO_BRACKET = re.compile(rf'{STRING}|[^\[\]{{}}"]+', re.DOTALL)
 
 
@@ -62,26 +64,39 @@ def refuse_large(event: Event, size: int, allowed: int) -> InvalidEvent:
     )
 
 
-def find_unstorable(value: Any, field: str) -> InvalidEvent | None:
+def find_unstorable(value: object, field: str) -> InvalidEvent | None:
     """Return the refusal of the first value that PostgreSQL's JSON cannot hold, if there is one.
 
-    Raises:
-        RecursionError: the value is nested too deeply to be looked through.
+    Looks at each container once and no deeper than anything is stored, so circles have an end.
     """
+    waiting: list[tuple[object, str, int]] = [(value, field, 0)]
+    seen: set[int] = set()
+    while waiting:
+        value, field, level = waiting.pop()
+        if problem := _find_in_value(value, field):
+            return problem
+        if level < DEEPEST and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend((part, name, level + 1) for part, name in _parts(value, field))
+    return None
+
+
+def _parts(value: object, field: str) -> Iterator[tuple[object, str]]:
+    if isinstance(value, dict):
+        for key, item in cast("dict[object, object]", value).items():
+            yield item, f"{field}.{key}" if field else str(key)
+        for key in cast("dict[object, object]", value):  # looked at first: the last come first
+            yield key, f"a key of {field or 'the event'}"
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(cast("list[object]", value)):
+            yield item, f"{field}[{index}]"
+
+
+def _find_in_value(value: object, field: str) -> InvalidEvent | None:
     if isinstance(value, str):
         return _find_in_text(value, field)
     if isinstance(value, float) and not math.isfinite(value):
         return InvalidEvent(f"{field}: it is {value}, which JSON does not have: send null or text")
-    if isinstance(value, dict):
-        for key, item in cast("dict[Any, Any]", value).items():
-            problem = find_unstorable(key, f"a key of {field or 'the event'}")
-            problem = problem or find_unstorable(item, f"{field}.{key}" if field else str(key))
-            if problem:
-                return problem
-    if isinstance(value, list | tuple | set | frozenset):
-        for index, item in enumerate(cast("list[Any]", value)):
-            if problem := find_unstorable(item, f"{field}[{index}]"):
-                return problem
     return None
 
 
