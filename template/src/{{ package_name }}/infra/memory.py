@@ -16,7 +16,6 @@ from types import TracebackType
 from uuid import NAMESPACE_OID, uuid5
 
 import logfire
-from pydantic_core import to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..core.events import ActionEvent
@@ -32,7 +31,7 @@ from .store.codec import decode_known
 from .store.hold import ScopeState
 from .store.publish import insert_events
 from .store.settle import Done, Hold
-from .text import storable, storable_json
+from .text import jsonable, storable
 from .tracing import note
 
 NO_NOTES = "{}"  # as JSON
@@ -277,7 +276,7 @@ class Memory[C: Context]:
             source=f"agent:{self._store.subscriber}",
             scope=context.scope,
             trigger=storable(trigger),
-            output=storable_json(to_jsonable_python(output)),
+            output=jsonable(output),
             covers=[event.id for event in context.events],
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )

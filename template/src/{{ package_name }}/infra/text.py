@@ -8,6 +8,9 @@ the failure impossible to record.
 import re
 from typing import Any, cast
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -29,6 +32,19 @@ def storable_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [storable_json(item) for item in cast("list[Any]", value)]
     return value
+
+
+def jsonable(value: object) -> Any:
+    """Return what JSON makes of a value, models and dates included, with storable text.
+
+    Raises:
+        ValueError: JSON has nothing for it.
+    """
+    try:
+        return storable_json(to_jsonable_python(value))
+    except UnicodeEncodeError:  # half a character in a key, where the library is strict
+        plain = value.model_dump() if isinstance(value, BaseModel) else value
+        return to_jsonable_python(storable_json(plain))
 
 
 def describe(error: BaseException) -> str:

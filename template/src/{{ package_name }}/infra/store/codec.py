@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from ...config import Settings
 from ...core.events import NEWER, Event, EventMeta, event_adapter
 from ..database import Row
-from ..text import describe, storable
+from ..text import REPLACEMENT, describe, storable
 from .refusal import (
     STRING,
     InvalidEvent,
@@ -140,6 +140,7 @@ def _refuse_characters(event: Event, payload: str, headers: str) -> None:
         or "\\u0000" in headers
         or "NaN" in payload
         or "Infinity" in payload
+        or (not payload.isascii() and REPLACEMENT in payload)  # what becomes of half a key
     ):  # it may be innocent
         problem = find_unstorable(event.model_dump(), "")
         if problem is not None:
