@@ -247,7 +247,7 @@ class Memory[C: Context]:
         async with self._store.sessions.begin() as session:
             fetch = fetch_in(session)
             await self._settle_all(fetch, context.scope, known, tokens)
-            await insert_events(fetch, [action], self._store.limits)
+            await insert_events(fetch, [action], self._store.limits.beside(action.covers))
             if self._on_action is not None:
                 await self._on_action(session, action)
         counters.handled.add(len(known.held) + len(tokens))

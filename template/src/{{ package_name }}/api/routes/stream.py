@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...infra.store import Cursor, InvalidEvent, UnreadableEvent
 from ..deps import HubDep, SettingsDep
-from ..errors import PROBLEMS
+from ..errors import PROBLEMS, refuse_nul
 from ..hub import Hub, TooMany, TooSlow, Wants
 
 router = APIRouter(responses=PROBLEMS)
@@ -41,6 +41,7 @@ async def stream_events(
 
     An event that this code cannot read comes under the name `unreadable`, as it is stored.
     """
+    refuse_nul(scope, *(type or []))
     try:
         after = Cursor.parse(last_event_id) if last_event_id else None
     except ValueError as error:

@@ -27,6 +27,7 @@ COLUMNS = {"id", "type", "source", "scope", "timestamp", "meta"}  # the rest is 
 EVENT_COLUMNS = (
     "e.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, e.headers, e.recorded_at"
 )
+LEAST_BYTES = 1_000_000  # a small limit for requests must not refuse what the agent itself says
 SHOWN_ERRORS = 5  # of an event that has many
 
 # How the library begins the exponent of a large float: `e+`, or `e` in its older versions.
@@ -76,8 +77,12 @@ class Limits(NamedTuple):
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
         """Return the limits of these settings."""
-        size = settings.event_max_bytes or settings.api_max_body_bytes
+        size = settings.event_max_bytes or max(settings.api_max_body_bytes, LEAST_BYTES)
         return cls(settings.event_max_depth, settings.event_max_nesting, size)
+
+    def beside(self, ids: list[str]) -> "Limits":
+        """Return the limits of an action that names these events: their number is no fault of its."""
+        return self._replace(size=self.size + sum(len(each.encode()) + 3 for each in ids))
 
 
 class Encoded(NamedTuple):
