@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -52,7 +52,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-anything = values | st.sampled_from([55, 62, 63, 64, 199, 220]).map(nested)
+anything = values | numbers | st.sampled_from([55, 62, 63, 64, 199, 220]).map(nested)
 
 
 @dataclass
@@ -92,13 +92,18 @@ def field(name: str, info: FieldInfo) -> st.SearchStrategy[Any]:
     if name == "meta":
         return st.fixed_dictionaries({}, optional={"trace_id": text, "correlation_id": text})
     plain = {str: text, int: st.integers(), float: numbers, bool: st.booleans()}
-    if info.annotation in plain:
-        return plain[info.annotation]
-    if choices := get_args(info.annotation):
-        literal = [choice for choice in choices if isinstance(choice, str)]
-        if literal:
-            return st.sampled_from(literal)
-    return anything | st.dictionaries(text, anything, max_size=3) | st.lists(text, max_size=3)
+    made: list[st.SearchStrategy[Any]] = []
+    for kind in (info.annotation, *get_args(info.annotation)):
+        if kind in plain:
+            made.append(plain[kind])
+        elif isinstance(kind, str):  # of a Literal
+            made.append(st.just(kind))
+        elif get_origin(kind) is dict:
+            inner = text if get_args(kind)[1] is str else anything
+            made.append(st.dictionaries(text, inner, max_size=3))
+        elif get_origin(kind) is list:
+            made.append(st.lists(text, max_size=3))
+    return st.one_of(made) if made else anything
 
 
 def fields_of(member: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
