@@ -153,10 +153,7 @@ async def _stop(
 async def _sweep(service: Service) -> None:
     while True:
         await asyncio.sleep(SWEEP_INTERVAL)
-        with logfire.suppress_instrumentation():  # looking is not news
-            released = await service.store.release_aged(service.settings.context_max_age)
-        if released:
-            logfire.info("Released {count} events that were held for too long", count=released)
+        await service.store.release_aged(service.settings.context_max_age)
 
 
 async def _announce(

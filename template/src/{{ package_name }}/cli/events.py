@@ -17,7 +17,12 @@ from .opening import OneScope, Types, period, split_types, with_store
 from .output import Json, Terminal, plain, telling, writing
 from .progress import progress_of
 
-COLORS = {"lifecycle": "bright_black", "timer.tick": "bright_black", "agent.action": "bold green"}
+COLORS = {
+    "lifecycle": "bright_black",
+    "timer.tick": "bright_black",
+    "agent.action": "bold green",
+    "agent.dropped": "yellow",
+}
 
 app = typer.Typer()
 

@@ -15,7 +15,7 @@ from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
 from ..database import Fetch, after_commit, fetch_in
-from . import admin, claim, counters, hold, log, settle
+from . import admin, claim, counters, drop, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .cursor import Cursor
@@ -26,6 +26,7 @@ from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Rest, Subscription
 from .wake import NOTIFY, Wake
 
+NOT_BY_DEFAULT = ["agent.action", "agent.dropped", "lifecycle"]  # what the service says of itself
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
 
 
@@ -239,7 +240,7 @@ class EventStore:
         The row commits first; events that older transactions still publish without seeing it are
         filled in once all of those have ended, so that none slips between.
         """
-        excluded = ["agent.action", "lifecycle"] if types is None else []
+        excluded = NOT_BY_DEFAULT if types is None else []
         row = (await self.fetch(admin.ADD_SUBSCRIPTION, self.subscriber, types, excluded))[0]
         if not row["created"] and since is None:
             return
@@ -347,8 +348,29 @@ class EventStore:
         return sum([count async for count in admin.prune(self.fetch, older_than)])
 
     async def release_aged(self, age: Seconds) -> int:
-        """Let go of what has been held for longer than `age`, in quiet scopes too; return how many."""
-        return await hold.release_aged(self.fetch, self.subscriber, age)
+        """Drop what has been held for longer than `age`, in quiet scopes too; return how many.
+
+        What was dropped, an `agent.dropped` for each scope says, which is published with it.
+        """
+        reason, count = f"held for longer than CONTEXT_MAX_AGE ({age:g} s)", 0
+        async with aclosing(drop.aged(self.fetch, self.subscriber, age)) as chunks:
+            async for held in chunks:
+                count += (await self.drop_held(held, reason))[0]
+        return count
+
+    async def drop_held(
+        self, held: Sequence[drop.ToDrop], reason: str
+    ) -> tuple[int, dict[Scope, int]]:
+        """Give up held deliveries, visibly; return how many, and their scopes' new versions."""
+        with logfire.suppress_instrumentation():  # what is gone is reported below
+            async with self.pool.acquire() as connection, connection.transaction():
+                published, versions = await drop.drop(
+                    connection.fetch, self.subscriber, held, reason, self.settings.event_max_depth
+                )
+        if published:
+            drop.report(published)
+            self._wake.announce()
+        return sum(len(event.covers) for event in published), versions
 
     async def stats(self) -> list[QueueStats]:
         """Return what each subscriber is owed."""
