@@ -40,8 +40,16 @@ CASE WHEN EXISTS (
 """
 
 
+# TEMPORARY: the index is built concurrently, outside the migrations' transaction.
+INDEX = """
+CREATE INDEX IF NOT EXISTS events_of_dropped ON events (scope, recorded_at)
+ WHERE type = 'agent.dropped'
+"""
+
+
 def upgrade() -> None:
     """Let the view tell what was dropped from what was completed."""
+    op.execute(INDEX)
     op.execute(EXCLUDE)
     op.execute(STATUS.format(gone=GONE))
 
@@ -50,3 +58,4 @@ def downgrade() -> None:
     """Let the view call completed whatever has no delivery."""
     op.execute(STATUS.format(gone="'completed'"))
     op.execute(INCLUDE)
+    op.execute("DROP INDEX IF EXISTS events_of_dropped")
