@@ -9,6 +9,7 @@ from .claim import Token
 from .codec import InvalidEvent
 from .cursor import Cursor
 from .hold import ScopeMoved
+from .log import Latest
 from .publish import EventConflict
 from .schema import EventRecord, StoreBase
 from .store import EventStore
@@ -21,6 +22,7 @@ __all__ = [
     "EventRecord",
     "EventStore",
     "InvalidEvent",
+    "Latest",
     "QueueStats",
     "ScopeMoved",
     "StoreBase",

@@ -38,8 +38,8 @@ DELETE FROM deliveries d USING events e
 RETURNING d.seq
 """
 
-# Never an event that is owed to anybody, held and dead ones included; and no account of a drop while
-# an event that it covers is owed to another subscriber and stays: its status would be lost.
+# Never an event that has a delivery, held and dead ones included. Nor an `agent.dropped` while an
+# event that it covers has a delivery for another subscriber and so stays: its status would be lost.
 PRUNE = """
 DELETE FROM events WHERE seq IN (
     SELECT e.seq FROM events e

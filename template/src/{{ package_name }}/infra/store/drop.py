@@ -4,7 +4,7 @@ Their deliveries go and the log keeps them, so each transaction that drops some 
 scope, an `agent.dropped` that names them and the reason. The view of statuses reads it.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -21,6 +21,14 @@ from .codec import load_json
 from .publish import insert_events
 
 DROP_MOST = 1_000  # deliveries a transaction, ids an event: some 40 kB
+
+# With stale statistics the planner would read all deliveries for each thousand of them.
+BY_INDEX = """
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off
+"""
 
 # Continued after a place, so that what is held and not aged is read once and not for each chunk.
 AGED = """
@@ -60,15 +68,17 @@ class ToDrop(NamedTuple):
     tokens: Sequence[Token]
 
 
-async def aged(fetch: Fetch, subscriber: str, age: Seconds) -> AsyncGenerator[list[ToDrop]]:
-    """Yield what has been held for longer than `age`, at most `DROP_MOST` deliveries at a time."""
-    scope, seq = "", 0
-    while rows := await fetch(AGED, subscriber, age, scope, seq, DROP_MOST):
-        scope, seq = rows[-1]["scope"], rows[-1]["seq"]
-        yield [
-            ToDrop(name, [Token(row["seq"], row["fence"]) for row in group])
-            for name, group in groupby(rows, itemgetter("scope"))
-        ]
+async def aged(fetch: Fetch, subscriber: str, age: Seconds, after: ToDrop | None) -> list[ToDrop]:
+    """Return what has been held for longer than `age`, at most `DROP_MOST` deliveries.
+
+    Pass the last of one call as `after` of the next.
+    """
+    place = (after.scope, after.tokens[-1].seq) if after else ("", 0)
+    rows = await fetch(AGED, subscriber, age, *place, DROP_MOST)
+    return [
+        ToDrop(name, [Token(row["seq"], row["fence"]) for row in group])
+        for name, group in groupby(rows, itemgetter("scope"))
+    ]
 
 
 async def drop(
@@ -125,7 +135,7 @@ def _caused_by(row: Row, max_depth: int) -> EventMeta:
     """Return the meta of what the newest of the events led to; no depth may keep it from the log."""
     try:
         meta = EventMeta.model_validate(load_json(row["headers"]))
-    except ValidationError:  # newer code wrote it; the id alone tells where this comes from
+    except ValidationError:  # newer code wrote it
         return EventMeta(causation_id=row["id"])
     caused = BaseEvent.model_construct(id=row["id"], meta=meta).caused()
     return caused.model_copy(update={"depth": min(caused.depth, max_depth)})

@@ -9,7 +9,8 @@ subscription that wants it. A claim pushes the delivery's `due_at` past the leas
 `fence`; a worker that dies needs no clean-up, its deliveries simply fall due again. Then one of:
 acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
 `dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
-led to deletes it, or it is dropped, which an `agent.dropped` in the log tells. So the cost of everything follows what is owed, not what has ever happened.
+led to deletes it, or it is dropped, which an `agent.dropped` in the log records. So the cost of
+everything follows what is owed, not what has ever happened.
 
 `model_usage` stands apart: what models took in each hour, for a budget that all processes share.
 """

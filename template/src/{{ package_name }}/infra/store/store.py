@@ -20,7 +20,7 @@ from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .cursor import Cursor
 from .lanes import Lane
-from .log import Wanted
+from .log import Latest, Wanted
 from .publish import Publisher, insert_events
 from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Rest, Subscription
@@ -320,6 +320,21 @@ class EventStore:
         """Return the newest events with a `seq` below `before`, newest first."""
         return await log.page(self._read_log, Wanted(event_types, scope), before, limit)
 
+    async def latest(
+        self,
+        event_types: list[str] | None = None,
+        *,
+        scope: Scope | None = None,
+        since: datetime,
+        limit: int = 100,
+    ) -> Latest:
+        """Return the newest events that were recorded since then, newest first.
+
+        It walks the log backwards, for at most `LATEST_MOST` events of any kind; `complete` tells
+        whether that was enough.
+        """
+        return await log.latest(self._read_log, Wanted(event_types, scope), since, limit)
+
     # Looking after the queue
 
     async def dlq_list(self, limit: int = 100) -> list[DeadLetter]:
@@ -353,24 +368,34 @@ class EventStore:
         What was dropped, an `agent.dropped` for each scope says, which is published with it.
         """
         reason, count = f"held for longer than CONTEXT_MAX_AGE ({age:g} s)", 0
-        async with aclosing(drop.aged(self.fetch, self.subscriber, age)) as chunks:
-            async for held in chunks:
-                count += (await self.drop_held(held, reason))[0]
-        return count
+        after: drop.ToDrop | None = None
+        while True:
+            async with self._by_index_in_transaction() as fetch:
+                held = await drop.aged(fetch, self.subscriber, age, after)
+            if not held:
+                return count
+            count += (await self.drop_held(held, reason))[0]
+            after = held[-1]
 
     async def drop_held(
         self, held: Sequence[drop.ToDrop], reason: str
     ) -> tuple[int, dict[Scope, int]]:
         """Give up held deliveries, visibly; return how many, and their scopes' new versions."""
-        with logfire.suppress_instrumentation():  # what is gone is reported below
-            async with self.pool.acquire() as connection, connection.transaction():
-                published, versions = await drop.drop(
-                    connection.fetch, self.subscriber, held, reason, self.settings.event_max_depth
-                )
+        deepest = self.settings.event_max_depth
+        async with self._by_index_in_transaction() as fetch:
+            published, versions = await drop.drop(fetch, self.subscriber, held, reason, deepest)
         if published:
             drop.report(published)
             self._wake.announce()
         return sum(len(event.covers) for event in published), versions
+
+    @asynccontextmanager
+    async def _by_index_in_transaction(self) -> AsyncGenerator[Fetch]:
+        """Give a transaction whose statements go by index and leave no spans."""
+        with logfire.suppress_instrumentation():
+            async with self.pool.acquire() as connection, connection.transaction():
+                await connection.execute(drop.BY_INDEX)
+                yield connection.fetch
 
     async def stats(self) -> list[QueueStats]:
         """Return what each subscriber is owed."""

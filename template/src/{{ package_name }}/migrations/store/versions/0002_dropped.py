@@ -7,7 +7,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# Who is not told of actions is not told of drops either: code of before knows no such event.
+# A subscriber that gets no actions gets no drops either: older code does not know this type.
 EXCLUDE = """
 UPDATE subscriptions SET excluded = excluded || '{agent.dropped}'
  WHERE 'agent.action' = ANY (excluded) AND NOT 'agent.dropped' = ANY (excluded)
@@ -48,14 +48,14 @@ CREATE INDEX IF NOT EXISTS events_of_dropped ON events (scope, recorded_at)
 
 
 def upgrade() -> None:
-    """Let the view tell what was dropped from what was completed."""
+    """Show what was dropped as dropped, and no longer as completed."""
     op.execute(INDEX)
     op.execute(EXCLUDE)
     op.execute(STATUS.format(gone=GONE))
 
 
 def downgrade() -> None:
-    """Let the view call completed whatever has no delivery."""
+    """Show whatever has no delivery as completed."""
     op.execute(STATUS.format(gone="'completed'"))
     op.execute(INCLUDE)
     op.execute("DROP INDEX IF EXISTS events_of_dropped")
