@@ -61,7 +61,7 @@ STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "held events that cannot be read": (
         DEAD_LETTER,
         ("agent", "scope:1", [1, 2], [1, 2], ["no luck", "no luck"]),
-        {"deliveries_pkey", "scopes_pkey"},
+        {"deliveries_pkey"},
     ),
     "what is held too long": (AGED, ("agent", 60.0, "", 0, 1_000), {"deliveries_held"}),
     "drop": (DROP, ("agent", [1, 2], [1, 2]), {"deliveries_pkey"}),
