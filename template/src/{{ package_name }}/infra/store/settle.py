@@ -44,6 +44,7 @@ WITH held AS (
     SELECT $1, n.scope, n.scratch::jsonb
       FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
      WHERE n.seq IN (SELECT seq FROM held)
+     ORDER BY n.scope
         ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
 )
 SELECT seq, fence FROM held

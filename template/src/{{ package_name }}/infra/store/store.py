@@ -365,7 +365,7 @@ class EventStore:
     async def release_aged(self, age: Seconds) -> int:
         """Drop what has been held for longer than `age`, in quiet scopes too; return how many.
 
-        What was dropped, an `agent.dropped` for each scope says, which is published with it.
+        An `agent.dropped` for each scope, published in the same transaction, names the events.
         """
         reason, count = f"held for longer than CONTEXT_MAX_AGE ({age:g} s)", 0
         after: drop.ToDrop | None = None
@@ -380,7 +380,7 @@ class EventStore:
     async def drop_held(
         self, held: Sequence[drop.ToDrop], reason: str
     ) -> tuple[int, dict[Scope, int]]:
-        """Give up held deliveries, visibly; return how many, and their scopes' new versions."""
+        """Drop held deliveries for a reason; return how many, and the new versions of their scopes."""
         deepest = self.settings.event_max_depth
         async with self._by_index_in_transaction() as fetch:
             published, versions = await drop.drop(fetch, self.subscriber, held, reason, deepest)
