@@ -70,7 +70,7 @@ class Service:
 async def prepare(settings: Settings) -> list[str]:
     """Make sure that the service can start, and return the migrations that this applied.
 
-    Production applies none: there, migrating is a step of its own.
+    Only development and tests apply any: elsewhere, migrating is a step of its own.
 
     Raises:
         StartupError: it cannot; the message is one sentence.
@@ -81,19 +81,22 @@ async def prepare(settings: Settings) -> list[str]:
         await check_database(settings)
         async with open_locks(settings):
             pass
-    if settings.environment == "production":
-        await check_schema(settings)
-        return []
-    return await migrate(settings)
+    if settings.lenient:
+        return await migrate(settings)
+    await check_schema(settings)
+    return []
 
 
 def _check_production(settings: Settings) -> None:
-    if settings.environment != "production":
+    if settings.lenient:
         return
+    where = f"ENVIRONMENT={settings.environment} has production's rules"
     if not settings.api_keys:
-        raise StartupError("Production needs API_KEYS: set at least one key for clients.")
+        raise StartupError(f"{where} and needs API_KEYS: set at least one key for clients.")
     if settings.default_model == "offline":
-        raise StartupError("Production needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
+        raise StartupError(
+            f"{where} and needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini."
+        )
 
 
 @asynccontextmanager

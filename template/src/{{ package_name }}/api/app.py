@@ -35,15 +35,14 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; it opens its service when it is started."""
     configure_observability(settings)
-    production = settings.environment == "production"
     app = FastAPI(
         title=TITLE,
         description=description or "",
         version=settings.version,
         lifespan=lifespan,
-        docs_url=None if production else "/docs",
+        docs_url="/docs" if settings.lenient else None,
         redoc_url=None,
-        openapi_url=None if production else "/openapi.json",
+        openapi_url="/openapi.json" if settings.lenient else None,
     )
     app.state.settings = settings
     app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)

@@ -3,15 +3,20 @@
 Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
 """
 
+import os
+
 import asyncpg
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from typer import Typer
 
+from .. import COMMAND
+from ..config import Settings, get_settings
 from ..infra.database import StartupError
+from ..sources import misspelt
 from . import events, queue, running
 from .opening import trouble
-from .output import CommandFailed, ReaderLeft, fail
+from .output import CommandFailed, ReaderLeft, fail, warn
 
 app = Typer(
     help=__doc__,
@@ -26,6 +31,7 @@ for part in (running, events, queue):
 def main() -> None:
     """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
     try:
+        _warn_of_misspelt()
         app()
     except ReaderLeft:
         raise SystemExit(0) from None
@@ -37,6 +43,21 @@ def main() -> None:
         fail(f"{error.filename or error} cannot be read: let this user read it.")
     except OSError as error:
         fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
+
+
+def _warn_of_misspelt() -> None:
+    """Warn once of each name that resembles a setting, but not while a shell completes a word."""
+    if f"_{COMMAND}_COMPLETE".replace("-", "_").upper() in os.environ:
+        return
+    for sentence in misspelt(Settings):
+        warn(sentence, as_json=_logs_json())
+
+
+def _logs_json() -> bool:
+    try:
+        return get_settings().log_format == "json"
+    except (ValidationError, SettingsError):
+        return False  # the command itself says what is wrong
 
 
 def _sentence(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn, TextIO
@@ -102,3 +103,9 @@ def fail(sentence: str) -> NoReturn:
     """Say what is wrong and end with exit code 1."""
     typer.echo(f"{COMMAND}: {sentence}", err=True)
     raise SystemExit(1)
+
+
+def warn(sentence: str, *, as_json: bool) -> None:
+    """Print a warning to standard error, as JSON where the log is."""
+    line = {"time": time.time(), "level": "WARNING", "message": sentence, "name": "settings"}
+    typer.echo(json.dumps(line) if as_json else f"{COMMAND}: {sentence}", err=True)

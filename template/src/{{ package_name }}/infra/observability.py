@@ -24,6 +24,7 @@ LEVELS: dict[str, LevelName] = {
     "INFO": "info",
     "WARNING": "warn",
     "ERROR": "error",
+    "FATAL": "fatal",
 }
 SQL = "asyncpg"  # in the name of who traces statements
 SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
