@@ -52,14 +52,13 @@ class Service:
     tasks: list[Supervised] = field(default_factory=list[Supervised])
 
     def condition(self) -> dict[str, Any]:
-        """Say how the model and the tasks are, for `/ready` and for whoever has no port to ask."""
-        breaker = self.model.breaker
+        """Return the state of models and tasks, for `/ready` and for heartbeats."""
+        models = {
+            name: {"name": name, **state._asdict()} for name, state in self.model.states().items()
+        }
         return {
-            "model": {
-                "breaker": breaker.state,
-                "retry_in": round(breaker.retry_in, 1),
-                "error": breaker.error,
-            },
+            "model": models[self.model.name],
+            "models": models,
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
                 for task in self.tasks
@@ -94,9 +93,7 @@ def _check_production(settings: Settings) -> None:
     if not settings.api_keys:
         raise StartupError(f"{where} and needs API_KEYS: set at least one key for clients.")
     if settings.default_model == "offline":
-        raise StartupError(
-            f"{where} and needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini."
-        )
+        raise StartupError(f"{where} and needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
 
 
 @asynccontextmanager
@@ -154,6 +151,10 @@ async def _stop(
 
 
 async def _sweep(service: Service) -> None:
+    with logfire.suppress_instrumentation():  # looking is not news
+        recalled = await service.store.recall()
+    if recalled:
+        logfire.warn("Recalled {count} events that waited for too long", count=recalled)
     while True:
         await asyncio.sleep(SWEEP_INTERVAL)
         with logfire.suppress_instrumentation():  # looking is not news

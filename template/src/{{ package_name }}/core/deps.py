@@ -10,6 +10,7 @@ from pydantic_ai.models import Model
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from ..config import Settings
+from ..infra.guard import GuardedModel
 from ..infra.store import EventStore
 from .types import Scope
 
@@ -38,12 +39,25 @@ class ReflexDeps:
         vars(one).update(vars(self), scope=scope, action_id=action_id)
         return one
 
-    async def run[Output](self, agent: Agent["ReflexDeps", Output], prompt: str) -> Output:
-        """Run an agent with the service's model and limits, and return its output."""
+    async def run[Output](
+        self, agent: Agent["ReflexDeps", Output], prompt: str, *, model: str | None = None
+    ) -> Output:
+        """Run an agent with the service's limits, and return its output.
+
+        `model` names another one than `DEFAULT_MODEL`, as in `anthropic:claude-haiku-4-5`. It has a
+        breaker of its own and shares the budget. While the default is `offline`, all of them are.
+
+        Raises:
+            Unavailable: the model cannot be asked now; the decision's events wait.
+        """
+        chosen = self.model
+        if isinstance(chosen, GuardedModel):
+            chosen = await chosen.named(model) if model is not None else chosen
+            chosen.check()
         result = await agent.run(
             prompt,
             deps=self,
-            model=self.model,
+            model=chosen,
             model_settings=ModelSettings(
                 timeout=self.settings.model_timeout, max_retries=self.settings.model_retries
             ),

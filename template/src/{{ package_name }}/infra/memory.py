@@ -33,6 +33,7 @@ from .store.hold import ScopeState
 from .store.publish import insert_events
 from .store.settle import Done, Hold
 from .tracing import note
+from .waiting import Waiting
 
 NO_NOTES = "{}"  # as JSON
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
@@ -121,6 +122,7 @@ class Memory[C: Context]:
         self._restore = restore
         self._on_action = on_action
         self._settings = store.settings
+        self._waiting = Waiting(store)
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._saving: dict[Scope, _Saving] = {}
@@ -129,11 +131,11 @@ class Memory[C: Context]:
     def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
 
-        A busy or moved scope hands them back unspent; `Unavailable` does so too, and nothing is
-        claimed until it is over. Anything else counts as an attempt, is logged with its traceback
-        and retried after a backoff.
+        A busy or moved scope hands them back unspent; `Unavailable` does so too, and nothing of the
+        scope is claimed until it is over. Anything else counts as an attempt, is logged with its
+        traceback and retried after a backoff.
         """
-        return Settling(self._store, tokens)
+        return Settling(self._store, tokens, self._waiting)
 
     def open(self, scope: Scope) -> "Opened[C]":
         """Give the scope's current context, under its lock and the time limit of a decision.

@@ -36,13 +36,17 @@ class Health(BaseModel):
 
 
 class ModelState(BaseModel):
-    """The circuit breaker before the model; while it is open, events wait."""
+    """The circuit breaker before one model; while it is open, events wait."""
 
+    name: str
+    """As `DEFAULT_MODEL` or the agent's code names it."""
     breaker: Literal["closed", "open", "half-open"]
     retry_in: Seconds
     """How long the model is still left alone."""
+    cause: Literal["outage", "misconfigured", "budget"] | None
+    """Why no decision can use it: it does not answer, an operator must act, or the hour's budget is spent."""
     error: str | None
-    """Why its last request failed."""
+    """Why its last request failed; for `misconfigured`, also what to correct."""
 
 
 class Readiness(BaseModel):
@@ -51,6 +55,9 @@ class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     database: str
     model: ModelState
+    """The one of `DEFAULT_MODEL`."""
+    models: dict[str, ModelState]
+    """All that were used since the process started, by name."""
     tasks: dict[str, TaskState]
 
 

@@ -15,6 +15,7 @@ from ...core.events import Event
 from ...core.types import Scope, Seconds
 from .. import database
 from ..database import Fetch, after_commit, fetch_in
+from ..waits import bounded
 from . import admin, claim, counters, hold, log, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
@@ -27,6 +28,7 @@ from .subscription import Clock, Owed, Rest, Subscription
 from .wake import NOTIFY, Wake
 
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
+DEFER_MARGIN: Seconds = 0.2  # until deferred deliveries are due, so that later ones do not overtake
 
 
 class EventStore:
@@ -78,6 +80,11 @@ class EventStore:
         await self._wake.close()
         for lane in self._lanes.values():
             await lane.close()
+
+    @property
+    def longest_wait(self) -> Seconds:
+        """The longest that a delivery may be put off, whoever asks for it."""
+        return max(self.settings.model_breaker_max_pause, self.settings.event_retry_max_delay)
 
     def now(self) -> datetime:
         """Return the database's time, as estimated since the last claim."""
@@ -148,7 +155,8 @@ class EventStore:
             subscription.stop()
 
     def pause(self, seconds: Seconds) -> None:
-        """Claim nothing for so long: what handlers need is away."""
+        """Claim nothing for so long, `longest_wait` at most: what handlers need is away."""
+        seconds = bounded(seconds, self.longest_wait)
         for subscription in self._subscriptions:
             subscription.pause(seconds)
 
@@ -189,9 +197,28 @@ class EventStore:
         return dead is not None
 
     async def hand_back(self, *tokens: Token, delay: Seconds = 0.0) -> None:
-        """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt."""
+        """Return deliveries unhandled, for any worker to take after `delay`; spends no attempt.
+
+        No delivery waits longer than `longest_wait`.
+        """
+        delay = bounded(delay, self.longest_wait)
         await claim.hand_back(self._lanes["unflushed"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
+
+    async def defer(self, *tokens: Token, seconds: Seconds) -> None:
+        """Return deliveries unhandled, and claim nothing of their scopes for so long.
+
+        What else of these scopes was claimed goes back with them, unspent.
+        """
+        rest = Rest(time.monotonic() + seconds + DEFER_MARGIN, for_room=False)
+        scopes = {token.scope for token in tokens if token.scope}
+        also = [
+            token
+            for each in self._subscriptions
+            for scope in scopes
+            for token in each.avoid(scope, rest)
+        ]
+        await self.hand_back(*tokens, *also, delay=seconds)
 
     async def pass_on(
         self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
@@ -345,6 +372,10 @@ class EventStore:
     async def prune(self, older_than: Seconds) -> int:
         """Delete events from the log that are older and owed to nobody; return how many."""
         return sum([count async for count in admin.prune(self.fetch, older_than)])
+
+    async def recall(self) -> int:
+        """Make due what an earlier version put off for longer than `longest_wait`; return how many."""
+        return await claim.recall(self.fetch, self.subscriber, self.longest_wait)
 
     async def release_aged(self, age: Seconds) -> int:
         """Let go of what has been held for longer than `age`, in quiet scopes too; return how many."""

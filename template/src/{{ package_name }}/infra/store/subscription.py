@@ -30,6 +30,7 @@ from .wake import Wake
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
 CLAIM_MOST = 250  # at a time, so that the server claims while we handle the last ones
 CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
+AVOIDED_MOST = 1_000  # scopes: a claim compares each row with all of them
 NEWER_DELAY: Seconds = 1.0  # for what only newer code can read
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
@@ -139,6 +140,8 @@ class Subscription:
 
     def avoid(self, scope: Scope, rest: Rest) -> list[Token]:
         """Claim nothing of a scope for a while; return what of it was claimed and not yielded yet."""
+        if len(self._avoided) >= AVOIDED_MOST:
+            del self._avoided[next(iter(self._avoided))]
         self._avoided[scope] = rest
         unread = list(self._unread)
         self._unread.clear()
@@ -232,7 +235,7 @@ class Subscription:
     def _take(self, rows: Sequence[Row], *, alone: bool) -> bool:
         """Put claimed rows in hand; False if there are none."""
         for row in rows:
-            token = Token(row["seq"], row["fence"], alone, row["attempts"])
+            token = Token(row["seq"], row["fence"], alone, row["attempts"], row["scope"])
             self._in_hand[token.seq] = token
             self._unread.append((row, token))
         if rows:
