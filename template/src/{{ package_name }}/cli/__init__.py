@@ -3,15 +3,18 @@
 Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
 """
 
+import sys
+
 import asyncpg
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from typer import Typer
 
 from ..infra.database import StartupError
+from ..infra.streams import open_streams
 from . import events, queue, running
 from .opening import trouble
-from .output import CommandFailed, ReaderLeft, fail
+from .output import CommandFailed, ReaderLeft, discard, fail
 
 app = Typer(
     help=__doc__,
@@ -25,6 +28,7 @@ for part in (running, events, queue):
 
 def main() -> None:
     """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
+    open_streams()
     try:
         app()
     except ReaderLeft:
@@ -36,6 +40,8 @@ def main() -> None:
     except PermissionError as error:  # of a secret, for example
         fail(f"{error.filename or error} cannot be read: let this user read it.")
     except OSError as error:
+        if not error.filename:
+            discard(sys.stdout)
         fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
 
 

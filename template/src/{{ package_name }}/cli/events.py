@@ -14,7 +14,7 @@ from ..infra.store import EventStore
 from .forward import Forwarder
 from .lines import Publishing, Writing, name_of, validated
 from .opening import OneScope, Types, period, split_types, with_store
-from .output import Json, Terminal, plain, telling, writing
+from .output import Json, Terminal, plain, say, telling, writing
 from .progress import progress_of
 
 COLORS = {"lifecycle": "bright_black", "timer.tick": "bright_black", "agent.action": "bold green"}
@@ -60,11 +60,11 @@ def publish(
     if file is not None:
         publishing = Publishing(file, name_of(file))
         with telling(publishing.so_far):
-            typer.echo(with_store(publishing.publish))
+            say(with_store(publishing.publish))
         return
     event = validated({"source": source, **_fields(fields or []), "type": type_})
     new = with_store(lambda store: store.publish(event))
-    typer.echo(event.id if new else f"{event.id} was published before")
+    say(event.id if new else f"{event.id} was published before")
 
 
 @app.command(
@@ -80,7 +80,9 @@ def replay(
     scope: OneScope = None,
     output: Annotated[
         typer.FileTextWrite | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to a file."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", encoding="utf-8", help="Write to a file, as UTF-8."
+        ),
     ] = None,
     publish_to: Annotated[
         str | None,
@@ -110,7 +112,7 @@ def replay(
                 return await sink.send(events)
 
     with telling(sink.so_far):
-        typer.echo(with_store(run), err=True)
+        say(with_store(run), err=True)
 
 
 @app.command(epilog=f"Examples: {COMMAND} tail --types agent.action  |  {COMMAND} tail --json")
@@ -120,11 +122,11 @@ def tail(types: Types = None, scope: OneScope = None, as_json: Json = False) -> 
 
     async def run(store: EventStore) -> None:
         async for _, event in store.follow(event_types=wanted, scope=scope):
+            if as_json:
+                say(event.model_dump_json())
+                continue
             with writing(sys.stdout):
-                if as_json:
-                    typer.echo(event.model_dump_json())
-                else:
-                    terminal.print(line_of(event))
+                terminal.print(line_of(event))
 
     with suppress(KeyboardInterrupt):  # it has no other end
         with_store(run)

@@ -1,5 +1,6 @@
 """JSON Lines: events read from them and published, and events written as them."""
 
+import codecs
 import shlex
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
@@ -52,6 +53,8 @@ class Publishing:
     def _events(self) -> Iterator[tuple[int, Event]]:
         try:
             for number, line in enumerate(self._lines, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield number, _event(number, line)
         except OSError as error:

@@ -24,7 +24,7 @@ def progress_of(
         yield events
         return
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
         BarColumn(),
         TextColumn("{task.fields[count]} events"),
         TextColumn("up to {task.fields[at]:%Y-%m-%d %H:%M:%S}"),

@@ -11,14 +11,17 @@ from .. import COMMAND
 from ..config import get_settings
 from ..infra import heartbeat
 from ..infra.database import check_database
+from ..listening import urls_to_try
 from ..serving import require_url, run_server, run_worker, somewhere_to_store
 from .opening import in_words
-from .output import fail
+from .output import fail, say
 
 app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any that is free.")
+]
 Heartbeat = Annotated[
     Path | None,
     typer.Option("--heartbeat", help="A file in which a living worker says how it is."),
@@ -69,12 +72,12 @@ def migrate(
     from ..migrations import create_revision, migrate_now  # not needed to look after a queue
 
     if revision is not None:
-        typer.echo(f"Wrote {create_revision(revision)}")
+        say(f"Wrote {create_revision(revision)}")
         return
     with somewhere_to_store() as settings, in_words():
         asyncio.run(check_database(settings))
         applied = migrate_now(settings)
-    typer.echo("\n".join(applied) or "The schema is up to date.")
+    say("\n".join(applied) or "The schema is up to date.")
 
 
 @app.command(epilog=f"Examples: {COMMAND} health, {COMMAND} health --heartbeat /tmp/alive")
@@ -86,20 +89,32 @@ def health(
     if alive is not None:
         _look_at(alive)
         return
+    settings = get_settings()
+    own = [f"{each}/health" for each in urls_to_try(settings.api_host, settings.api_port)]
+    say(_answer([url] if url else own))
+
+
+def _answer(addresses: list[str]) -> str:
+    """Return what the first service says that listens at one of these addresses."""
     import httpx2  # quick to start: this may run every few seconds
 
-    address = url or f"http://127.0.0.1:{get_settings().api_port}/health"
-    try:
-        response = httpx2.get(address, timeout=3)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        fail(f"{address} does not answer: {error}")
-    if not response.is_success:
-        fail(f"{address} answered {response.status_code}: {response.text[:500]}")
-    typer.echo(response.text)
+    refused: list[str] = []
+    for address in addresses:
+        try:
+            response = httpx2.get(address, timeout=3)
+        except httpx2.ConnectError as error:  # `serve --host` may have named another address
+            refused.append(f"{address} does not answer: {error}")
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            fail(f"{address} does not answer: {error}")
+        else:
+            if not response.is_success:
+                fail(f"{address} answered {response.status_code}: {response.text[:500]}")
+            return response.text
+    fail(refused[0])
 
 
 def _look_at(alive: Path) -> None:
     if said := heartbeat.last_words(alive):
-        typer.echo(said)
+        say(said)
     if not heartbeat.is_fresh(alive):
         fail(f"{alive} was not written for {heartbeat.STALE_AFTER:.0f} s: no worker is alive.")

@@ -1,32 +1,53 @@
 """Watching events as they happen, over Server-Sent Events."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated
 
 import logfire
 from fastapi import APIRouter, Header, HTTPException, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from ...core.types import Seconds
 from ...infra.store import Cursor, InvalidEvent
 from ..deps import HubDep, SettingsDep
 from ..errors import PROBLEMS
 from ..hub import Hub, TooMany, TooSlow, Wants
 
+GOODBYE: Seconds = 1.0  # a client that does not read may keep a stop from its end for no longer
+BODY = "http.response.body"
+
 router = APIRouter(responses=PROBLEMS)
 
 
 class EventStream(EventSourceResponse):
-    """Events as they happen; a client that does not read them is left."""
+    """Events as they happen; a client that does not read them is disconnected."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until either side ends it."""
+        """Send until either side ends it; a service that stops ends the response with a comment."""
+        complete = False
+
+        async def noting_the_end(message: Message) -> None:
+            nonlocal complete
+            await send(message)
+            complete = message["type"] == BODY and not message.get("more_body", False)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, noting_the_end)
         except* SendTimeoutError:
             logfire.info("A stream ended: its client does not read it")
+        if not complete:
+            await _say_goodbye(send)
+
+
+async def _say_goodbye(send: Send) -> None:
+    """End a response, for the server reports one that just stops; a client that is gone misses nothing."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            await send({"type": BODY, "body": b": the service stops\r\n\r\n", "more_body": False})
 
 
 @router.get("/stream", response_class=EventStream)
