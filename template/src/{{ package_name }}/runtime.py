@@ -32,10 +32,11 @@ from .infra.models import build_model
 from .infra.store import EventStore
 from .infra.supervise import Supervised
 from .infra.timers import run_timers
-from .migrations import check_schema, migrate
+from .migrations import IndexNotBuilt, Say, check_schema, log, migrate, warn
 
 HTTP_TIMEOUT: Seconds = 30.0
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
+INDEX_PATIENCE: Seconds = 30.0  # development starts without an index that takes longer
 
 
 @dataclass
@@ -67,10 +68,11 @@ class Service:
         }
 
 
-async def prepare(settings: Settings) -> list[str]:
+async def prepare(settings: Settings, *, say: Say = log, note: Say = warn) -> list[str]:
     """Make sure that the service can start, and return the migrations that this applied.
 
-    Production applies none: there, migrating is a step of its own.
+    Production applies none: there, migrating is a step of its own. `say` gets how far an index is,
+    `note` what somebody should know of the schema.
 
     Raises:
         StartupError: it cannot; the message is one sentence.
@@ -82,9 +84,13 @@ async def prepare(settings: Settings) -> list[str]:
         async with open_locks(settings):
             pass
     if settings.environment == "production":
-        await check_schema(settings)
+        await check_schema(settings, note=note)
         return []
-    return await migrate(settings)
+    try:
+        return await migrate(settings, again=False, patience=INDEX_PATIENCE, say=say, note=note)
+    except IndexNotBuilt as error:
+        note(str(error))
+        return []
 
 
 def _check_production(settings: Settings) -> None:

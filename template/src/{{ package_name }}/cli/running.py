@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import COMMAND
-from ..config import get_settings
+from ..config import Settings, get_settings
 from ..infra import heartbeat
 from ..infra.database import check_database
 from ..listening import urls_to_try
@@ -62,22 +62,48 @@ def worker(alive: Heartbeat = None) -> None:
     run_worker(settings, alive)
 
 
-@app.command(epilog=f'Examples: {COMMAND} migrate, {COMMAND} migrate --revision "orders"')
+@app.command(
+    epilog=f'Examples: {COMMAND} migrate, {COMMAND} migrate --revision "orders", {COMMAND} migrate --down'
+)
 def migrate(
     revision: Annotated[
         str | None, typer.Option(help="Write an empty migration of your own, with this title.")
     ] = None,
+    down: Annotated[
+        bool, typer.Option("--down", help="Take back the newest migration of your own.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Bring the database to the schema that this version needs."""
     from ..migrations import create_revision, migrate_now  # not needed to look after a queue
 
+    if revision is not None and down:
+        raise typer.BadParameter("give --revision or --down, one of them")
     if revision is not None:
-        say(f"Wrote {create_revision(revision)}")
+        path = create_revision(revision)
+        say(f"Wrote {path}: it is applied as soon as its upgrade() says something")
         return
     with somewhere_to_store() as settings, in_words():
         asyncio.run(check_database(settings))
-        applied = migrate_now(settings)
+        if down:
+            _take_back(settings, yes=yes)
+            return
+        applied = migrate_now(settings, lambda sentence: say(sentence, err=True))
     say("\n".join(applied) or "The schema is up to date.")
+
+
+def _take_back(settings: Settings, *, yes: bool) -> None:
+    from ..migrations import newest_revision, take_revision_back
+
+    revision = asyncio.run(newest_revision(settings))
+    name = f"{revision.id} ({revision.title})"
+    if not yes:
+        typer.confirm(f"Take back {name}, with what its tables hold?", abort=True)
+    asyncio.run(take_revision_back(settings, revision))
+    say(
+        f"Took back {name}. Now edit or delete {revision.path}: `{COMMAND} dev` applies it again when it"
+        f" has changed, `{COMMAND} migrate` at once"
+    )
 
 
 @app.command(epilog=f"Examples: {COMMAND} health, {COMMAND} health --heartbeat /tmp/alive")

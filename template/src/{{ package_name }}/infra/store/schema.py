@@ -56,6 +56,12 @@ class EventRecord(StoreBase):
             "recorded_at",
             postgresql_where=text("type = 'agent.action'"),
         ),
+        Index(  # built by `migrations/indexes.py`, as the table may be large
+            "events_of_dropped",
+            "scope",
+            "recorded_at",
+            postgresql_where=text("type = 'agent.dropped'"),
+        ),
     )
 
     seq: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
