@@ -59,12 +59,17 @@ class Upgraded(NamedTuple):
 
 def log(sentence: str) -> None:
     """Log how far something has come."""
-    logfire.info("{sentence}", sentence=sentence)
+    logfire.info(_template(sentence))
 
 
 def warn(sentence: str) -> None:
     """Log what somebody should know of the schema."""
-    logfire.warn("{sentence}", sentence=sentence)
+    logfire.warn(_template(sentence))
+
+
+def _template(sentence: str) -> str:
+    """Return a sentence as a template without fields: the values of fields are cut."""
+    return sentence.replace("{", "{{").replace("}", "}}")
 
 
 async def migrate(
