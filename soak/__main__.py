@@ -14,31 +14,36 @@ from collections.abc import Sequence
 
 from .events import KINDS
 from .ledger import SHOWN, Check
+from .plan import Kind
 from .project import LOGS, prepare
 from .run import Run
+
+WHY = """\
+Settings are the shipped defaults of production; only addresses and keys are set. The loop is `realtime`, which has
+most scopes in flight, and the locks are PostgreSQL's: two workers need locks across processes. A silent connection
+stays silent until the service closes it; the server ends its side after 60 s, as TCP keep-alive would. After
+the first quarter only worker-1 is ended, so that the memory of the others can be compared."""
 
 
 def main() -> None:
     """Run the soak and print its account."""
     options = parsed(sys.argv[1:])
+    left_out = {name for name in str(options.without).split(",") if name}
     print(
-        f"Soak of {options.minutes:g} minutes with seed {options.seed}: loop {options.loop}, locks"
-        f" {options.locks}; rendering and installing ...",
+        f"A soak of {options.minutes:g} minutes with seed {options.seed}: loop {options.loop}, locks"
+        f" {options.locks}{f', without {options.without}' if left_out else ''}.\n{WHY}\n"
+        "Rendering and installing ...",
         flush=True,
     )
     prepare(options.loop, options.locks)
-    left_out = {name for name in options.without.split(",") if name}
-    kinds = {kind: share for kind, share in KINDS.items() if kind not in left_out}
-    if left_out:
-        print(f"Events of these kinds are left out: {', '.join(sorted(left_out))}.")
-    run = Run(options.minutes * 60, options.seed, options.loop, options.locks, kinds)
+    answers = {"loop": options.loop, "locks": options.locks}
     try:
-        checks = asyncio.run(run.whole())
+        checks = asyncio.run(Run(options.minutes * 60, options.seed, answers, left_out).whole())
     except KeyboardInterrupt:
         sys.exit(130)
     report(checks)
     if not all(check.kept for check in checks):
-        sys.exit(f"A promise was broken; the processes' logs are in {LOGS}.")
+        sys.exit(f"A promise was broken; logs of all processes, and all examples, are in {LOGS}.")
     shutil.rmtree(LOGS)
 
 
@@ -51,12 +56,13 @@ def parsed(args: Sequence[str]) -> argparse.Namespace:
         "--loop", default="realtime", choices=("reference", "realtime", "batch", "parallel")
     )
     parser.add_argument("--locks", default="postgres", choices=("postgres", "redis", "memory"))
+    known = [*KINDS, *(kind.name.lower() for kind in Kind)]
     parser.add_argument(
-        "--without", default="", help=f"kinds of events to leave out, of {','.join(KINDS)}"
+        "--without", default="", help=f"events and faults to leave out, of {', '.join(known)}"
     )
     options = parser.parse_args(args)
-    if unknown := {*options.without.split(",")} - {*KINDS, ""}:
-        parser.error(f"--without: {', '.join(unknown)} is not one of {', '.join(KINDS)}")
+    if unknown := {*options.without.split(",")} - {*known, ""}:
+        parser.error(f"--without: {', '.join(unknown)} is not one of {', '.join(known)}")
     return options
 
 

@@ -38,6 +38,7 @@ class Faults:
             for fault in plan:
                 await asyncio.sleep(max(0.0, fault.at - self.clock()))
                 group.create_task(self._make_and_count(fault))
+        self.current = ["no fault"]
 
     async def _make_and_count(self, fault: Fault) -> None:
         self.current = [*self.current[-1:], str(fault)]

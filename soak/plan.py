@@ -1,12 +1,16 @@
 """What goes wrong, and when: the same seed gives the same faults."""
 
 import random
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
 FIRST = 5.0  # seconds until the first fault: the service has something to do by then
 GAP = (3.0, 8.0)  # seconds between two faults
 PROCESSES = ("api", "worker-1", "worker-2")
+SPARED = ("api", "worker-2")
+"""What is not ended any more after the first quarter of a run, so that its memory can be compared."""
+LONGEST_FREEZE = 25.0  # seconds for those: a worker that stood still for 30 ends itself
 
 
 class Kind(StrEnum):
@@ -25,9 +29,9 @@ class Kind(StrEnum):
 
 
 DECK = {
-    Kind.KILL: 4,
+    Kind.KILL: 3,
     Kind.FREEZE: 3,
-    Kind.STOP: 2,
+    Kind.STOP: 1,
     Kind.RESTART: 1,
     Kind.CRASH: 1,
     Kind.SILENCE: 2,
@@ -67,30 +71,38 @@ class Fault:
         return f"{self.kind}{' ' if self.detail else ''}{self.detail}{lasting}"
 
 
-def plan(seed: int, seconds: float) -> list[Fault]:
-    """Return the faults of a run that lasts so long; the first ones are of each kind once."""
+def plan(seed: int, seconds: float, left_out: Container[str] = ()) -> list[Fault]:
+    """Return the faults of a run that lasts so long; the first ones are of each kind once.
+
+    Kinds whose `name`, in lower case, is in `left_out` do not occur.
+    """
     chance = random.Random(seed)  # noqa: S311 - the same faults each time
-    deck = chance.sample([*Kind], len(Kind))
+    kinds = [kind for kind in Kind if kind.name.lower() not in left_out]
+    cards = [kind for kind in kinds for _ in range(DECK[kind])]
+    deck = chance.sample(kinds, len(kinds))
     faults: list[Fault] = []
     at = FIRST
-    while at < seconds:
+    while at < seconds and kinds:
         if not deck:
-            cards = [kind for kind, copies in DECK.items() for _ in range(copies)]
             deck = chance.sample(cards, len(cards))
-        faults.append(_fault(chance, at, deck.pop()))
+        faults.append(_fault(chance, at, deck.pop(), spare=at > seconds / 4))
         at += chance.uniform(*GAP)
     return faults
 
 
-def _fault(chance: random.Random, at: float, kind: Kind) -> Fault:
+def _fault(chance: random.Random, at: float, kind: Kind, *, spare: bool) -> Fault:
+    detail, seconds = "", chance.uniform(*LASTING.get(kind, (0.0, 0.0)))
     match kind:
-        case Kind.KILL | Kind.FREEZE | Kind.STOP:
+        case Kind.KILL | Kind.STOP:
+            detail = chance.choice([name for name in PROCESSES if not (spare and name in SPARED)])
+        case Kind.FREEZE:
             detail = chance.choice(PROCESSES)
+            if spare and detail in SPARED:
+                seconds = min(seconds, LONGEST_FREEZE)
         case Kind.PROVIDER:
             detail = chance.choice(OUTAGES)
         case Kind.SLOTS:
             detail = chance.choice(LIMITED)
         case _:
-            detail = ""
-    seconds = chance.uniform(*LASTING[kind]) if kind in LASTING else 0.0
+            pass
     return Fault(at, kind, detail, seconds)

@@ -5,8 +5,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +111,13 @@ class Process:
                 self.frozen = False
         return True
 
+    async def end(self) -> None:
+        """End the process, whatever it was asked before."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
     def _end(self, how: str, number: signal.Signals) -> bool:
         process = self._process
         # A frozen process would not notice SIGTERM before it goes on, which is not what is tried here.
@@ -119,6 +126,23 @@ class Process:
         self._asked = how
         process.send_signal(number)
         return True
+
+
+@asynccontextmanager
+async def supervising(processes: Mapping[str, Process]) -> AsyncGenerator[None]:
+    """Run the processes for the block, and leave none behind."""
+    tasks = [asyncio.create_task(process.run()) for process in processes.values()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for process in processes.values():
+            await process.end()
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
 
 
 async def memory_of(pid: int) -> float | None:

@@ -1,8 +1,10 @@
 """The project under test: rendered from the working tree, with the soak's agent, as it runs in production."""
 
+import asyncio
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from demo.render import BUILD, REPOSITORY, render, snapshot
@@ -51,3 +53,18 @@ def bare_environment() -> dict[str, str]:
     """Return what any process needs, without what the person at the terminal has set."""
     names = ("PATH", "HOME", "LANG", "TMPDIR")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+async def command(env: Mapping[str, str], *args: str) -> str:
+    """Run a command of the service and return what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(PYTHON, "-m", "my_agent", *args),
+        env=env,
+        cwd=HOME,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, errors = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(args)} failed: {errors.decode()[-2000:]}")
+    return said.decode()
