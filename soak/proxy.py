@@ -1,4 +1,4 @@
-"""The way from the service to its database, on which connections can fall silent."""
+"""The way from the service to its database, on which connections can become silent."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -41,7 +41,7 @@ class Proxy:
         self._links: set[_Link] = set()
 
     def silence(self) -> int:
-        """Let all connections of this moment fall silent, and return how many; new ones work."""
+        """Silence all connections of this moment and return how many; new ones work."""
         speaking = [link for link in self._links if not link.silent]
         for link in speaking:
             link.silence()
