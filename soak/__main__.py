@@ -19,8 +19,8 @@ from .project import LOGS, prepare
 from .run import Run
 
 WHY = """\
-Settings are the shipped defaults of production; only addresses and keys are set. The loop is `realtime`, which has
-most scopes in flight, and the locks are PostgreSQL's: two workers need locks across processes. A silent connection
+Settings are the shipped defaults of production; only addresses and keys are set. By default the loop is `realtime`,
+which has most scopes in flight, and the locks are PostgreSQL's: two workers need locks across processes. A silent connection
 stays silent until the service closes it; the server ends its side after 60 s, as TCP keep-alive would. After
 the first quarter only worker-1 is ended, so that the memory of the others can be compared."""
 
