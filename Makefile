@@ -1,7 +1,7 @@
 # Everything runs in this repository's own folders: .tools/ has uv, .venv/ what uv installs, build/ what is rendered.
 .DEFAULT_GOAL := help
 UV := .tools/bin/uv
-.PHONY: help demo test test-quick test-changed containers bench docs picture release lint render clean
+.PHONY: help demo test test-quick test-changed containers bench soak docs picture release lint render clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ containers: .tools/ready  ## Build and run the rendered containers, with Docker
 bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows options
 	@$(UV) run --quiet --project build/my-agent --with-requirements benchmarks/requirements.txt \
 		python -m benchmarks $(ARGS)
+
+soak: .tools/ready  ## Run a service under faults and account for every event; ARGS="--minutes 20 --seed 7"
+	@$(UV) run --quiet python -m soak $(ARGS)
 
 docs: .tools/ready  ## Build the documentation into build/site, strictly
 	$(UV) run --quiet python -m sphinx --quiet --fail-on-warning --keep-going docs build/site

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,10 +18,13 @@ from pytest_copie.plugin import Copie, Result
 from demo.render import BUILD, REPOSITORY, git, render, snapshot
 
 from .combinations import Answers, Renderer, Trees, behaviours, named
+from .owner import commit
 
 UV = REPOSITORY / ".tools" / "bin" / "uv"
 SHARED = BUILD / "test-env"
 PROJECTS = BUILD / "projects"
+RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
+NEXT = "99.0.0"  # what lies here, released
 
 type Copy = Callable[..., Result]
 
@@ -29,6 +33,24 @@ type Copy = Callable[..., Result]
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with one commit: the working tree."""
     return snapshot(tmp_path_factory.mktemp("template") / "reflex")
+
+
+@pytest.fixture(scope="session")
+def released(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean clone of this repository with a tag for every release, and what lies here as the next."""
+    assert RELEASES, "releases.toml names no release"
+    shallow = git("rev-parse", "--is-shallow-repository", at=REPOSITORY).strip()
+    assert shallow == "false", "the history is shallow: fetch all of it, e.g. git fetch --unshallow"
+    clone = tmp_path_factory.mktemp("released") / "reflex"
+    options = ("--quiet", "--no-hardlinks", "--no-tags")
+    git("clone", *options, str(REPOSITORY), str(clone), at=REPOSITORY)
+    for version, revision in RELEASES.items():
+        git("tag", version, revision, at=clone)
+    git("rm", "--quiet", "-r", ".", at=clone)
+    shutil.copytree(template, clone, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
+    commit(clone, "What lies here")
+    git("tag", NEXT, at=clone)
+    return clone
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +66,9 @@ def trees(
     """All projects; with --changed, with what was there at the last commit."""
     before: Trees | None = None
     if request.config.getoption("--changed"):
-        commit = tmp_path_factory.mktemp("commit") / "reflex"
-        git("clone", "--quiet", str(REPOSITORY), str(commit), at=REPOSITORY)
-        before = Trees.of(Renderer(commit, tmp_path_factory.mktemp("scratch-of-commit")))
+        last = tmp_path_factory.mktemp("commit") / "reflex"
+        git("clone", "--quiet", str(REPOSITORY), str(last), at=REPOSITORY)
+        before = Trees.of(Renderer(last, tmp_path_factory.mktemp("scratch-of-commit")))
     trees = Trees.of(renderer, before)
     request.config.stash[COUNTS] |= {
         "combinations": len(trees.by_answers),

@@ -29,7 +29,7 @@ COMMENT = re.compile(r"<!-- test: ")
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 
-DATA = ("text", "ini", "yaml", "json")
+DATA = ("text", "ini", "yaml", "json", "diff")
 FOLLOWED = [["tutorial.md", "updating.md"], ["questions.md"]]
 """Pages that are followed, each group by one reader in one folder."""
 

@@ -8,6 +8,7 @@ of the run, beside everything else, which takes its turn when they leave it one.
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.render import BUILD, REPOSITORY, render
+from demo.render import BUILD, REPOSITORY, git, render
 
 from .closure import Closures
 from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behaviours, named
@@ -25,12 +26,22 @@ AT_ONCE = 4  # projects that are tested at the same time: their tests wait as lo
 TRIALS: dict[str, tuple[Answers, list[str]]] = {
     "store": (
         {},
-        ["losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"],
+        [
+            *("losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"),
+            "ending_decisions",
+        ],
     ),
-    "fleet with postgres": ({"locks": "postgres", "loop": "realtime"}, ["fleet"]),
-    "fleet with redis": ({"locks": "redis", "loop": "parallel"}, ["fleet"]),
+    "batch loop": ({"loop": "batch"}, ["ending_decisions"]),
+    "fleet with postgres": (
+        {"locks": "postgres", "loop": "realtime"},
+        ["fleet", "ending_decisions"],
+    ),
+    "fleet with redis": ({"locks": "redis", "loop": "parallel"}, ["fleet", "ending_decisions"]),
 }
 """What only this repository tries: the answers of a project, and the modules that are put into it."""
+
+FIRST_RELEASE = next(iter(tomllib.loads((REPOSITORY / "releases.toml").read_text()).values()))
+USUAL_LOOP = VALUES["loop"][0]
 
 TRIED = "error_threshold"
 """The trigger with which real processes are tried: every loop with memory's locks, and every other kind with one loop."""
@@ -133,6 +144,12 @@ def try_out(name: str, template: Path) -> subprocess.CompletedProcess[str]:
     path = PROJECTS / name.replace(" ", "-")
     render(path, template, answers)
     shutil.copytree(REPOSITORY / "tests" / "trials", path / "tests", dirs_exist_ok=True)
+    released = git(
+        "show",
+        f"{FIRST_RELEASE}:variants/loops/{answers.get('loop', USUAL_LOOP)}.py",
+        at=REPOSITORY,
+    )
+    (path / "src" / "my_agent" / "agent" / "released_loop.py").write_text(released)
     files = [f"tests/test_{module}.py" for module in modules]
     return run_tests(Project(path, answers, {}, modules=files), None)
 

@@ -6,9 +6,7 @@ and have events on their way in the database.
 
 import os
 import re
-import shutil
 import subprocess
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +16,9 @@ from demo.render import REPOSITORY, git, render
 from tools.release import VERSION
 
 from .combinations import ALL_FIELDS
-from .conftest import SHARED
+from .conftest import NEXT, RELEASES, SHARED
 from .owner import DELETED, HELLO, OURS, commit, make_it_mine
 
-RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
-NEXT = "99.0.0"  # what lies here, released
 TRIAL = REPOSITORY / "tests" / "trials" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "start", "trace", "versions")
 SHAPES: dict[str, dict[str, str]] = {
@@ -69,31 +65,6 @@ class Owned:
         ran = subprocess.run(command, cwd=self.path, env=variables, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-3000:]
         return ran.stdout
-
-
-@pytest.fixture(scope="module")
-def released(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean clone of this repository with a tag for every release, and what lies here as the next."""
-    assert RELEASES, "releases.toml names no release"
-    shallow = git("rev-parse", "--is-shallow-repository", at=REPOSITORY).strip()
-    assert shallow == "false", "the history is shallow: fetch all of it, e.g. git fetch --unshallow"
-    clone = tmp_path_factory.mktemp("released") / "reflex"
-    git(
-        "clone",
-        "--quiet",
-        "--no-hardlinks",
-        "--no-tags",
-        str(REPOSITORY),
-        str(clone),
-        at=REPOSITORY,
-    )
-    for version, revision in RELEASES.items():
-        git("tag", version, revision, at=clone)
-    git("rm", "--quiet", "-r", ".", at=clone)
-    shutil.copytree(template, clone, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
-    commit(clone, "What lies here")
-    git("tag", NEXT, at=clone)
-    return clone
 
 
 @pytest.fixture(params=RELEASES)

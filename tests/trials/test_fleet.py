@@ -5,6 +5,7 @@ Real processes, whose triggers write down when they look at which scope.
 
 import asyncio
 import random
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -126,3 +127,25 @@ async def left(store: EventStore) -> dict[str, int]:
         " FROM deliveries WHERE held_at IS NULL"
     )
     return {"large": row["large"], "small": row["small"]}
+
+
+async def test_the_scope_of_a_frozen_worker_goes_to_another_and_the_thawed_one_changes_nothing(
+    store: EventStore, worker: Worker, journal: Journal
+) -> None:
+    events = events_of(["frozen"] * 5)
+    frozen = await worker("--pause", str(PATIENCE / 10))
+    await store.publish_many(events)
+    await journal.until("enter", 1)
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        other = await worker("--pause", "0.001")
+        await until_done(store, patience=LONG)  # though the frozen one has not given up its lock
+        looks = journal.path.read_text().splitlines()
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    await asyncio.sleep(PATIENCE / 10)
+    await stop(frozen, other)
+
+    assert f"leave frozen {frozen.pid}" not in looks, "it was frozen in the middle of a decision"
+    assert await covered(store) == Counter(event.id for event in events)
+    assert await store.dlq_list() == []

@@ -182,7 +182,8 @@ async def test_a_wake_up_that_was_never_sent_costs_a_check_and_no_event(
     await journal.until("acked", 1)
 
     async with database.pool.acquire() as connection, connection.transaction():
-        await insert_events(connection.fetch, [failure()], 10)  # and the publisher dies here
+        await insert_events(connection.fetch, [failure()], store.limits)
+        # And the publisher dies here.
 
     await journal.until("acked", 2)
     await stop(idle)

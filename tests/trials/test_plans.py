@@ -14,14 +14,16 @@ import pytest_asyncio
 
 from my_agent.config import Settings
 from my_agent.infra.database import connect
-from my_agent.infra.store.admin import STATS
+from my_agent.infra.store.admin import STATS, STATUS
 from my_agent.infra.store.claim import CLAIM, HAND_BACK, NEXT_DUE, ORPHANED, RENEW
-from my_agent.infra.store.hold import HELD, STATE
-from my_agent.infra.store.log import FIND, FOLLOW, IN_ORDER, PAGE, REPLAY
+from my_agent.infra.store.drop import AGED, DROP
+from my_agent.infra.store.hold import DEAD_LETTER, HELD, STATE
+from my_agent.infra.store.log import FIND, FOLLOW, IN_ORDER, LATEST, PAGE, REPLAY
 from my_agent.infra.store.settle import ACK, HOLD, NACK
 from my_agent.migrations import migrate
 
 from .conftest import a_database
+from .stores import LONG_AGO
 
 HISTORY = 1_000_000
 OWED = 10
@@ -56,6 +58,13 @@ STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], []), {"deliveries_pkey"}),
     "state of a scope": (STATE, ("agent", "scope:1"), {"deliveries_held"}),
     "held events of a scope": (HELD, ("agent", "scope:1"), {"deliveries_held"}),
+    "held events that cannot be read": (
+        DEAD_LETTER,
+        ("agent", "scope:1", [1, 2], [1, 2], ["no luck", "no luck"]),
+        {"deliveries_pkey"},
+    ),
+    "what is held too long": (AGED, ("agent", 60.0, "", 0, 1_000), {"deliveries_held"}),
+    "drop": (DROP, ("agent", [1, 2], [1, 2]), {"deliveries_pkey"}),
 }
 LOG_STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "find": (FIND, ("event-500000",), {"events_id_key"}),
@@ -65,6 +74,8 @@ LOG_STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
         {"events_by_commit"},
     ),
     "page": (PAGE, (None, None, None, 100), {"events_pkey"}),
+    "latest of a rare scope": (LATEST, (None, "none", LONG_AGO, 100, 5_000), {"events_pkey"}),
+    "status of an event": (STATUS, ("event-500000",), {"events_id_key", "events_of_dropped"}),
     "stats": (STATS, (), set()),
 }
 

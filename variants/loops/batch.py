@@ -66,10 +66,18 @@ async def run_agent_loop(
             logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
 
     async def gather(batch: Batch) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(batch.full.wait(), deps.settings.agent_batch_wait)
-        if gathering.get(batch.scope) is batch:
-            del gathering[batch.scope]
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(batch.full.wait(), deps.settings.agent_batch_wait)
+        except asyncio.CancelledError:  # whatever cancels this task, what gathered comes again
+            store.release_later(*(token for _, token in batch.items))
+            raise
+        finally:
+            if gathering.get(batch.scope) is batch:
+                del gathering[batch.scope]
+        await look_at(batch)
+
+    async def look_at(batch: Batch) -> None:
         tokens = [token for _, token in batch.items]
         with deciding_together((event for event, _ in batch.items), batch.scope):
             async with turns, memory.settling(*tokens), memory.open(batch.scope) as ctx:

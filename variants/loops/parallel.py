@@ -48,13 +48,16 @@ async def run_agent_loop(
             logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
 
     async def consume(queue: asyncio.Queue[tuple[Event, Token]]) -> None:
-        while True:
-            event, token = await queue.get()
-            with deciding(event, token):
-                async with memory.settling(token), memory.open(event.scope) as ctx:
-                    await decide(ctx, event, token)
-            if queue.qsize() == room // 2:
-                store.look_again()
+        try:
+            while True:
+                event, token = await queue.get()
+                with deciding(event, token):
+                    async with memory.settling(token), memory.open(event.scope) as ctx:
+                        await decide(ctx, event, token)
+                if queue.qsize() == room // 2:
+                    store.look_again()
+        finally:  # whatever ends this task, what waits for it comes again
+            store.release_later(*(queue.get_nowait()[1] for _ in range(queue.qsize())))
 
     async with (
         aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events,
@@ -62,8 +65,11 @@ async def run_agent_loop(
     ):
         tasks = [group.create_task(consume(queue)) for queue in queues]
         async for event, token in events:
+            number = consumer_of(event.scope, consumers)
+            if tasks[number].done():  # cancelled by other code: an error would have ended the loop
+                tasks[number] = group.create_task(consume(queues[number]))
             try:
-                queues[consumer_of(event.scope, consumers)].put_nowait((event, token))
+                queues[number].put_nowait((event, token))
             except asyncio.QueueFull:
                 await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
         for task in tasks:  # drained: everything that was handed out is settled

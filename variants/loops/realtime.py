@@ -51,15 +51,19 @@ async def run_agent_loop(
             logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
 
     async def take_turns(scope: Scope) -> None:
-        while queue := waiting[scope]:
-            event, token = queue[0]
-            with deciding(event, token):
-                async with turns, memory.settling(token), memory.open(scope) as ctx:
-                    await decide(ctx, event, token)
-            queue.popleft()
-            if len(queue) == share // 2:
-                store.look_again()
-        del waiting[scope]
+        queue = waiting[scope]
+        try:
+            while queue:
+                event, token = queue[0]
+                with deciding(event, token):
+                    async with turns, memory.settling(token), memory.open(scope) as ctx:
+                        await decide(ctx, event, token)
+                queue.popleft()
+                if len(queue) == share // 2:
+                    store.look_again()
+        finally:  # whatever ends this task, the scope's next event begins another
+            del waiting[scope]
+            store.release_later(*(token for _, token in queue))
 
     async with (
         aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events,

@@ -4,7 +4,6 @@ The API and the worker are the same service with and without doors; both live in
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,17 +24,25 @@ from .infra.database import (
     check_database,
     open_database,
 )
+from .infra.ending import NotReleased, busy_threads
 from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
 from .infra.metrics import measure_queue
 from .infra.models import build_model
+from .infra.readiness import Readiness
 from .infra.store import EventStore
 from .infra.supervise import Supervised
+from .infra.text import describe, shorten
 from .infra.timers import run_timers
-from .migrations import check_schema, migrate
+from .migrations import IndexNotBuilt, Say, check_schema, log, migrate, warn
 
 HTTP_TIMEOUT: Seconds = 30.0
+CANCEL_TIMEOUT: Seconds = 2.0  # for decisions that were cancelled to clean up
+RELEASE_TIMEOUT: Seconds = 5.0  # for the database to take back what those left
+ANNOUNCE_TIMEOUT: Seconds = 2.0  # a stop does not wait for a database that is silent
+LONGEST_DETAILS = 10_000  # bytes of a lifecycle event's text
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
+INDEX_PATIENCE: Seconds = 30.0  # development starts without an index that takes longer
 
 
 @dataclass
@@ -49,17 +56,17 @@ class Service:
     locks: ScopedLocks
     model: GuardedModel
     deps: ReflexDeps
+    readiness: Readiness
     tasks: list[Supervised] = field(default_factory=list[Supervised])
 
     def condition(self) -> dict[str, Any]:
-        """Say how the model and the tasks are, for `/ready` and for whoever has no port to ask."""
-        breaker = self.model.breaker
+        """Return the state of models and tasks, for `/ready` and for heartbeats."""
+        models = {
+            name: {"name": name, **state._asdict()} for name, state in self.model.states().items()
+        }
         return {
-            "model": {
-                "breaker": breaker.state,
-                "retry_in": round(breaker.retry_in, 1),
-                "error": breaker.error,
-            },
+            "model": models[self.model.name],
+            "models": models,
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
                 for task in self.tasks
@@ -67,10 +74,11 @@ class Service:
         }
 
 
-async def prepare(settings: Settings) -> list[str]:
+async def prepare(settings: Settings, *, say: Say = log, note: Say = warn) -> list[str]:
     """Make sure that the service can start, and return the migrations that this applied.
 
-    Production applies none: there, migrating is a step of its own.
+    Only development and tests apply any: elsewhere, migrating is a step of its own. `say` gets how far
+    an index is, `note` what somebody should know of the schema.
 
     Raises:
         StartupError: it cannot; the message is one sentence.
@@ -81,19 +89,24 @@ async def prepare(settings: Settings) -> list[str]:
         await check_database(settings)
         async with open_locks(settings):
             pass
-    if settings.environment == "production":
-        await check_schema(settings)
+    if not settings.lenient:
+        await check_schema(settings, note=note)
         return []
-    return await migrate(settings)
+    try:
+        return await migrate(settings, again=False, patience=INDEX_PATIENCE, say=say, note=note)
+    except IndexNotBuilt as error:
+        note(str(error))
+        return []
 
 
 def _check_production(settings: Settings) -> None:
-    if settings.environment != "production":
+    if settings.lenient:
         return
+    where = f"ENVIRONMENT={settings.environment} has production's rules"
     if not settings.api_keys:
-        raise StartupError("Production needs API_KEYS: set at least one key for clients.")
+        raise StartupError(f"{where} and needs API_KEYS: set at least one key for clients.")
     if settings.default_model == "offline":
-        raise StartupError("Production needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
+        raise StartupError(f"{where} and needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
 
 
 @asynccontextmanager
@@ -109,7 +122,9 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
         model = GuardedModel(build_model(settings), settings, store.fetch)
         await stack.enter_async_context(model)
         deps = ReflexDeps(store, http, database.sessions, model, settings)
-        service = Service(settings, database, http, store, locks, model, deps)
+        readiness = Readiness(database, store, locks)
+        stack.push_async_callback(readiness.close)
+        service = Service(settings, database, http, store, locks, model, deps, readiness)
         if worker:
             await stack.enter_async_context(_working(service))
         yield service
@@ -122,7 +137,7 @@ async def _working(service: Service) -> AsyncGenerator[None]:
         Supervised(
             "agent",
             lambda: run_agent(service.store, service.deps, service.locks),
-            lambda error: _announce(service, "error", f"agent: {error}"),
+            lambda error: _announce(service, "error", f"agent: {describe(error)}"),
         ),
         Supervised("sweep", lambda: _sweep(service)),
         Supervised("gauges", lambda: measure_queue(service.store.stats)),
@@ -130,41 +145,80 @@ async def _working(service: Service) -> AsyncGenerator[None]:
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
     await _announce(service, "started")
-    agent, *others = [asyncio.create_task(task.run()) for task in service.tasks]
+    supervised = service.tasks.copy()
+    agent, *others = [asyncio.create_task(task.run()) for task in supervised]
     try:
         yield
     finally:
-        await _stop(service, agent, others)
-        await _announce(service, "stopped")
+        for task in supervised:
+            task.stop()
+        try:
+            await _stop(service, agent, others)
+        finally:
+            await _announce(service, "stopped")
 
 
 async def _stop(
     service: Service, agent: "asyncio.Task[None]", others: "list[asyncio.Task[None]]"
 ) -> None:
-    """Let decisions that are under way finish; what takes too long goes back to the queue."""
+    """Let decisions that are under way finish; what takes too long goes back to the queue.
+
+    Raises:
+        NotReleased: it could not be returned, so that its leases have to expire.
+    """
     service.store.drain()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(agent), service.settings.agent_grace)
+    await asyncio.wait([agent], timeout=service.settings.agent_grace)
+    if not agent.done():
+        _report_unfinished(service)
     for task in (agent, *others):
         task.cancel()
-    await asyncio.gather(agent, *others, return_exceptions=True)
+    await asyncio.wait([agent, *others], timeout=CANCEL_TIMEOUT)
+    left = service.store.in_flight()  # of decisions that do not end though they were cancelled
+    if not await _release(service.store):
+        raise NotReleased(
+            f"{len(left)} events were not returned to the queue: other workers take them in"
+            f" {service.settings.event_lease:g} s, when their leases expire."
+        )
+
+
+def _report_unfinished(service: Service) -> None:
+    """Name the decisions that outlast the grace, and the threads that they may wait for."""
+    for delivery in service.store.in_flight():
+        if delivery.blocks:
+            logfire.error(
+                "The decision on {delivery} did not end within AGENT_GRACE: it is cancelled",
+                delivery=str(delivery),
+            )
+    for thread in busy_threads():
+        logfire.error("Thread {thread} is still busy", thread=thread)
+
+
+async def _release(store: EventStore) -> bool:
+    try:
+        async with asyncio.timeout(RELEASE_TIMEOUT):
+            return await store.release_in_flight()
+    except TimeoutError:
+        return False
 
 
 async def _sweep(service: Service) -> None:
+    with logfire.suppress_instrumentation():  # looking is not news
+        recalled = await service.store.recall()
+    if recalled:
+        logfire.warn("Recalled {count} events that waited for too long", count=recalled)
     while True:
         await asyncio.sleep(SWEEP_INTERVAL)
-        with logfire.suppress_instrumentation():  # looking is not news
-            released = await service.store.release_aged(service.settings.context_max_age)
-        if released:
-            logfire.info("Released {count} events that were held for too long", count=released)
+        await service.store.release_aged(service.settings.context_max_age)
 
 
 async def _announce(
     service: Service, action: Literal["started", "stopped", "error"], details: str | None = None
 ) -> None:
-    event = LifecycleEvent(source="service", action=action, details=details)
+    said = details and shorten(details, LONGEST_DETAILS)
+    event = LifecycleEvent(source="service", action=action, details=said)
     try:
-        await service.store.publish(event)
-    except DATABASE_AWAY as error:
+        async with asyncio.timeout(ANNOUNCE_TIMEOUT):
+            await service.store.publish(event)
+    except (*DATABASE_AWAY, TimeoutError) as error:
         # A service whose database is away still has to stop, and to restart its agent.
         logfire.warn("{action} was not announced: {error}", action=action, error=repr(error))

@@ -61,6 +61,9 @@ class ScopedLocks:
         if not self._wanted[scope]:
             del self._wanted[scope], self._locks[scope]
 
+    async def confirm(self, scope: Scope) -> None:
+        """Do nothing: a lock of this process is never lost."""
+
     def is_locked(self, scope: Scope) -> bool:
         """Tell whether somebody holds the scope's lock."""
         return scope in self._locks and self._locks[scope].locked()

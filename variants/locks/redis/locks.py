@@ -7,8 +7,11 @@ database keeps its former holder from acting twice.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 import logfire
 from redis.asyncio import Redis
@@ -17,7 +20,9 @@ from redis.exceptions import LockError, RedisError
 
 from ..config import Settings
 from ..core.types import Scope, Seconds
+from .background import Background
 from .database import StartupError
+from .supervise import Supervised
 
 LEASE: Seconds = 15.0
 RENEWALS_PER_LEASE = 3  # two may fail before the lock expires
@@ -33,6 +38,15 @@ class ScopeBusy(Exception):
         self.scope = scope
 
 
+@dataclass
+class Held:
+    """A lock that this process has, or had until it was lost."""
+
+    lock: Lock
+    renewed: float = field(default_factory=time.monotonic)
+    """When it was last known to be held, on this process's monotonic clock."""
+
+
 class ScopedLocks:
     """The Redis locks of one process."""
 
@@ -43,7 +57,8 @@ class ScopedLocks:
         self._redis = redis
         self._prefix = prefix
         self._lease = lease
-        self._held: set[Scope] = set()
+        self._background = Background()
+        self._held: dict[Scope, Held] = {}
 
     @asynccontextmanager
     async def acquire(self, scope: Scope, *, wait: bool = True) -> AsyncGenerator[None]:
@@ -57,31 +72,51 @@ class ScopedLocks:
             if not wait:
                 raise ScopeBusy(scope)
             await asyncio.sleep(POLL * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
-        self._held.add(scope)
-        renewing = asyncio.create_task(self._renew(lock, scope))
+        held = self._held[scope] = Held(lock)
+        renewing = asyncio.create_task(
+            Supervised(f"lock of {scope}", partial(self._renew, held)).run()
+        )
         try:
             yield
         finally:
             renewing.cancel()
-            await asyncio.shield(self._release(lock, scope))
+            await asyncio.shield(
+                self._background.start(self._release(lock, scope), f"unlocking {scope!r}")
+            )
+
+    async def confirm(self, scope: Scope) -> None:
+        """Make sure that the scope's lock is still held; one that was lost is taken again.
+
+        Raises:
+            ScopeBusy: it was lost, and another handler has it.
+        """
+        held = self._held.get(scope)
+        if held is None or time.monotonic() - held.renewed < self._lease:
+            return
+        try:
+            if not (await held.lock.owned() or await held.lock.acquire(blocking=False)):
+                raise ScopeBusy(scope)
+        except RedisError as error:  # the scope's version in the database decides
+            logfire.warn("Redis did not answer: {error}", error=repr(error))
+        held.renewed = time.monotonic()
 
     def is_locked(self, scope: Scope) -> bool:
         """Tell whether this process holds the scope's lock."""
         return scope in self._held
 
-    async def _renew(self, lock: Lock, scope: Scope) -> None:
+    async def _renew(self, held: Held) -> None:
         while True:
             await asyncio.sleep(self._lease / RENEWALS_PER_LEASE)
             try:
-                await lock.reacquire()
-            except LockError as error:
-                logfire.warn("The lock of {scope} was lost: {error}", scope=scope, error=str(error))
-                return
+                await held.lock.reacquire()
+                held.renewed = time.monotonic()
+            except LockError as error:  # `confirm` takes it again, if nobody else has
+                logfire.warn("A lock was lost: {error}", error=str(error))
             except RedisError as error:
                 logfire.warn("Redis did not answer: {error}", error=repr(error))
 
     async def _release(self, lock: Lock, scope: Scope) -> None:
-        self._held.discard(scope)
+        self._held.pop(scope, None)
         try:
             await lock.release()
         except RedisError as error:

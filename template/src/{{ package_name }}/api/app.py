@@ -14,7 +14,7 @@ from .auth import require_key
 from .edge import Edge
 from .errors import add_error_handlers
 from .hub import open_hub
-from .routes import YOURS, events, health, stream, ws
+from .routes import YOURS, dlq, events, health, stream, ws
 
 
 @asynccontextmanager
@@ -22,7 +22,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the service for as long as the application does; its agent too, unless told otherwise."""
     settings: Settings = app.state.settings
     async with open_service(settings, worker=settings.api_worker) as service:
-        async with open_hub(service.store, settings) as hub:
+        async with open_hub(service) as hub:
             app.state.service = service
             app.state.store = service.store
             app.state.http = service.http
@@ -35,15 +35,14 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; it opens its service when it is started."""
     configure_observability(settings)
-    production = settings.environment == "production"
     app = FastAPI(
         title=TITLE,
         description=description or "",
         version=settings.version,
         lifespan=lifespan,
-        docs_url=None if production else "/docs",
+        docs_url="/docs" if settings.lenient else None,
         redoc_url=None,
-        openapi_url=None if production else "/openapi.json",
+        openapi_url="/openapi.json" if settings.lenient else None,
     )
     app.state.settings = settings
     app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)
@@ -51,10 +50,12 @@ def create_app(settings: Settings) -> FastAPI:
     guarded = [Depends(require_key)]
     app.include_router(health.router, tags=["health"])
     app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
+    app.include_router(dlq.router, prefix="/events/dlq", tags=["dlq"], dependencies=guarded)
     app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
     for prefix, router in YOURS.items():
         app.include_router(router, prefix=prefix, dependencies=guarded)
+    app.include_router(events.one, prefix="/events", tags=["events"], dependencies=guarded)
     instrument_app(app)
     return app
 

@@ -3,17 +3,22 @@
 from typing import Any
 
 import logfire
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from ..core.events import event_types, public_types
-from ..infra.database import DATABASE_AWAY
+from ..infra.database import DatabaseUnavailable
 from ..infra.store import EventConflict, InvalidEvent
+from ..infra.text import storable, storable_json
 
 RETRY_AFTER = "1"  # seconds
-AWAY = "The database cannot be reached just now; nothing was stored, send it again."
+UNAVAILABLE = "The database is unavailable at the moment. Send it again: with the same id, nothing is stored twice."
+FRAMEWORKS_UNPARSED = "There was an error parsing the body"
+UNPARSED = "body: it cannot be parsed; send JSON with fewer levels, and numbers with fewer digits"
 
 
 class Problem(BaseModel):
@@ -28,7 +33,7 @@ PROBLEMS: Responses = {
     401: {"model": Problem, "description": "No valid key"},
     413: {"model": Problem, "description": "The body is too large"},
     422: {"model": Problem, "description": "A field is missing or wrong"},
-    503: {"model": Problem, "description": "The database is away"},
+    503: {"model": Problem, "description": "The database is unavailable"},
 }
 
 PUBLISHING: Responses = {
@@ -47,23 +52,47 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError), "registered for nothing else"  # noqa: S101 - narrows the type
-        return JSONResponse({"detail": sentence_of(error.errors())}, 422)
+        return problem(sentence_of(error.errors()), 422)
 
     async def unstorable(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return problem(str(error), 422)
 
     async def conflict(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 409)
+        return problem(str(error), 409)
 
-    async def away(request: Request, error: Exception) -> JSONResponse:
-        logfire.warn("The database is away: {error}", error=repr(error))
-        return JSONResponse({"detail": AWAY}, 503, {"Retry-After": RETRY_AFTER})
+    async def unavailable(request: Request, error: Exception) -> JSONResponse:
+        logfire.warn("The database is unavailable: {error}", error=str(error))
+        return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": RETRY_AFTER})
 
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for nothing else"  # noqa: S101 - narrows the type
+        # The parser gives up on JSON with thousands of brackets in a row or digits in a number.
+        unparsed = error.detail == FRAMEWORKS_UNPARSED
+        error.detail = UNPARSED if unparsed else storable_json(error.detail)
+        return await http_exception_handler(request, error)
+
+    app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(InvalidEvent, unstorable)
     app.add_exception_handler(EventConflict, conflict)
-    for kind in DATABASE_AWAY:
-        app.add_exception_handler(kind, away)
+    app.add_exception_handler(DatabaseUnavailable, unavailable)
+
+
+def problem(sentence: str, status: int) -> JSONResponse:
+    """Return an answer that says what is wrong; what it quotes of the input may be anything."""
+    return JSONResponse({"detail": storable(sentence)}, status)
+
+
+def refuse_nul(*texts: str | None) -> None:
+    """Refuse texts of the address that PostgreSQL would not even look for.
+
+    Raises:
+        InvalidEvent: one has a NUL character.
+    """
+    if any(text is not None and "\x00" in text for text in texts):
+        raise InvalidEvent(
+            "the address has a NUL character, which nothing stored has: leave it out"
+        )
 
 
 def sentence_of(errors: Any) -> str:
@@ -85,5 +114,7 @@ def _one(error: dict[str, Any]) -> str:
             return "body: it is not valid JSON; send one JSON object"
         case "missing":
             return f"{field}: it is missing; add it"
+        case "scope" | "internal" | "newer" | "older":  # ours, which name the field themselves
+            return ".".join([*place, error["msg"]])
         case _:
             return f"{field}: {error['msg'][:1].lower()}{error['msg'][1:]}"

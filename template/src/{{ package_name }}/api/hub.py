@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..config import Settings
-from ..core.events import Event
-from ..core.types import Scope
-from ..infra.store import Cursor, EventStore
+from ..core.types import Scope, Seconds
+from ..infra.store import Cursor, EventStore, Stored
+from ..infra.store.log import Wanted
 from ..infra.supervise import Supervised
+from ..runtime import Service
+
+END_TIMEOUT: Seconds = 2.0  # the connection that it reads from is closed a little later
 
 
 class TooSlow(Exception):
@@ -29,7 +32,7 @@ class Wants(NamedTuple):
     types: list[str] | None = None
     scope: Scope | None = None
 
-    def includes(self, event: Event) -> bool:
+    def includes(self, event: Stored) -> bool:
         """Tell whether an event is among them."""
         of_type = self.types is None or event.type in self.types
         return of_type and self.scope in (None, event.scope)
@@ -38,10 +41,10 @@ class Wants(NamedTuple):
 class _Client:
     def __init__(self, wants: Wants, size: int) -> None:
         self.wants = wants
-        self.queue: asyncio.Queue[tuple[Cursor, Event]] = asyncio.Queue(size)
+        self.queue: asyncio.Queue[tuple[Cursor, Stored]] = asyncio.Queue(size)
         self.too_slow = False
 
-    def offer(self, cursor: Cursor, event: Event) -> None:
+    def offer(self, cursor: Cursor, event: Stored) -> None:
         """Queue what the client wants; note that it cannot follow."""
         if self.wants.includes(event):
             try:
@@ -66,17 +69,17 @@ class Hub:
 
     async def run(self) -> None:
         """Follow the log until cancelled."""
-        async for cursor, event in self._store.follow(self._place):
+        async for cursor, event in self._store.log.follow(self._place, Wanted()):
             self._place = cursor
             for client in self._clients:
                 client.offer(cursor, event)
 
     async def listen(
         self, wants: Wants, after: Cursor | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Event | None]]:
+    ) -> AsyncGenerator[tuple[Cursor, Stored | None]]:
         """Yield a client's events as they commit; with `after`, first what it missed since.
 
-        Each comes with the cursor to resume from. None comes once, when the client has caught up.
+        What this code cannot read comes as an `UnreadableEvent`. Each comes with the cursor to resume from. None comes once, when the client has caught up.
 
         Raises:
             TooMany: the process serves as many clients as it may.
@@ -88,7 +91,7 @@ class Hub:
         self._clients.add(client)
         try:
             start = place = after or await self._store.end()
-            async for place, event in self._store.read_on(start, *wants):
+            async for place, event in self._store.log.read_on(start, Wanted(*wants)):
                 yield place, event
             while not client.too_slow:
                 cursor, event = await client.queue.get()
@@ -100,12 +103,15 @@ class Hub:
 
 
 @asynccontextmanager
-async def open_hub(store: EventStore, settings: Settings) -> AsyncGenerator[Hub]:
-    """Give a hub that follows the log for the block."""
-    hub = Hub(store, settings, await store.end())
-    following = asyncio.create_task(Supervised("hub", hub.run).run())
+async def open_hub(service: Service) -> AsyncGenerator[Hub]:
+    """Give a hub that follows the log for the block, as one of the service's tasks."""
+    hub = Hub(service.store, service.settings, await service.store.end())
+    task = Supervised("hub", hub.run)
+    service.tasks.append(task)
+    following = asyncio.create_task(task.run())
     try:
         yield hub
     finally:
+        service.tasks.remove(task)
         following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        await asyncio.wait([following], timeout=END_TIMEOUT)

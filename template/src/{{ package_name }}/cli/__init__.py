@@ -3,15 +3,22 @@
 Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
 """
 
+import os
+import sys
+
 import asyncpg
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from typer import Typer
 
+from .. import COMMAND
+from ..config import Settings, get_settings
 from ..infra.database import StartupError
+from ..infra.streams import open_streams
+from ..sources import misspelt
 from . import events, queue, running
 from .opening import trouble
-from .output import CommandFailed, ReaderLeft, fail
+from .output import CommandFailed, ReaderLeft, discard, fail, warn
 
 app = Typer(
     help=__doc__,
@@ -25,7 +32,9 @@ for part in (running, events, queue):
 
 def main() -> None:
     """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
+    open_streams()
     try:
+        _warn_of_misspelt()
         app()
     except ReaderLeft:
         raise SystemExit(0) from None
@@ -36,7 +45,24 @@ def main() -> None:
     except PermissionError as error:  # of a secret, for example
         fail(f"{error.filename or error} cannot be read: let this user read it.")
     except OSError as error:
+        if not error.filename:
+            discard(sys.stdout)
         fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
+
+
+def _warn_of_misspelt() -> None:
+    """Warn once of each name that resembles a setting, but not while a shell completes a word."""
+    if f"_{COMMAND}_COMPLETE".replace("-", "_").upper() in os.environ:
+        return
+    for sentence in misspelt(Settings):
+        warn(sentence, as_json=_logs_json())
+
+
+def _logs_json() -> bool:
+    try:
+        return get_settings().log_format == "json"
+    except (ValidationError, SettingsError):
+        return False  # the command itself says what is wrong
 
 
 def _sentence(error: Exception) -> str:

@@ -9,15 +9,21 @@ from pydantic_core import from_json
 from rich.text import Text
 
 from .. import COMMAND
-from ..core.events import Event, public_types
-from ..infra.store import EventStore
+from ..core.events import public_types
+from ..infra.store import EventStore, Stored, UnreadableEvent
+from ..infra.store.log import Wanted
 from .forward import Forwarder
 from .lines import Publishing, Writing, name_of, validated
-from .opening import OneScope, Types, period, split_types, with_store
-from .output import Json, Terminal, plain, telling, writing
+from .opening import OneScope, Types, period, require_types, split_types, with_store
+from .output import Json, Terminal, plain, say, telling, writing
 from .progress import progress_of
 
-COLORS = {"lifecycle": "bright_black", "timer.tick": "bright_black", "agent.action": "bold green"}
+COLORS = {
+    "lifecycle": "bright_black",
+    "timer.tick": "bright_black",
+    "agent.action": "bold green",
+    "agent.dropped": "yellow",
+}
 
 app = typer.Typer()
 
@@ -60,11 +66,11 @@ def publish(
     if file is not None:
         publishing = Publishing(file, name_of(file))
         with telling(publishing.so_far):
-            typer.echo(with_store(publishing.publish))
+            say(with_store(publishing.publish))
         return
     event = validated({"source": source, **_fields(fields or []), "type": type_})
     new = with_store(lambda store: store.publish(event))
-    typer.echo(event.id if new else f"{event.id} was published before")
+    say(event.id if new else f"{event.id} was published before")
 
 
 @app.command(
@@ -80,7 +86,9 @@ def replay(
     scope: OneScope = None,
     output: Annotated[
         typer.FileTextWrite | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to a file."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", encoding="utf-8", help="Write to a file, as UTF-8."
+        ),
     ] = None,
     publish_to: Annotated[
         str | None,
@@ -94,7 +102,10 @@ def replay(
         str | None, typer.Option(envvar="REPLAY_API_KEY", help="A bearer key of that instance.")
     ] = None,
 ) -> None:
-    """Print past events as JSON Lines, in the order in which they happened; changes nothing here."""
+    """Print past events as JSON Lines, in the order in which they happened; changes nothing here.
+
+    An event that this code cannot read is printed as it is stored, with the reason in `unreadable`.
+    """
     since, until = period(start, end, last)
     wanted = split_types(types)
     if output and publish_to:
@@ -103,14 +114,15 @@ def replay(
     sink = Forwarder(publish_to, key, since) if publish_to else Writing(output or sys.stdout)
 
     async def run(store: EventStore) -> str:
-        async with aclosing(store.replay(since, until, wanted, scope=scope)) as found:
+        await require_types(store, wanted)
+        async with aclosing(store.log.replay(since, until, Wanted(wanted, scope))) as found:
             # A bar would be in the way of events on the same terminal.
             hidden = not output and not publish_to and sys.stdout.isatty()
             with progress_of(since, until, found, hidden=hidden) as events:
                 return await sink.send(events)
 
     with telling(sink.so_far):
-        typer.echo(with_store(run), err=True)
+        say(with_store(run), err=True)
 
 
 @app.command(epilog=f"Examples: {COMMAND} tail --types agent.action  |  {COMMAND} tail --json")
@@ -119,12 +131,13 @@ def tail(types: Types = None, scope: OneScope = None, as_json: Json = False) -> 
     wanted, terminal = split_types(types), Terminal(highlight=False, soft_wrap=True)
 
     async def run(store: EventStore) -> None:
-        async for _, event in store.follow(event_types=wanted, scope=scope):
+        await require_types(store, wanted)
+        async for _, event in store.log.follow(None, Wanted(wanted, scope)):
+            if as_json:
+                say(event.model_dump_json())
+                continue
             with writing(sys.stdout):
-                if as_json:
-                    typer.echo(event.model_dump_json())
-                else:
-                    terminal.print(line_of(event))
+                terminal.print(line_of(event))
 
     with suppress(KeyboardInterrupt):  # it has no other end
         with_store(run)
@@ -144,9 +157,14 @@ def _fields(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def line_of(event: Event) -> Text:
+def line_of(event: Stored) -> Text:
     """Return an event as a line for people."""
-    details = event.model_dump_json(exclude={"id", "type", "timestamp", "meta", "scope", "version"})
+    if isinstance(event, UnreadableEvent):
+        details = event.model_dump_json(include={"id", "payload", "unreadable"})
+    else:
+        details = event.model_dump_json(
+            exclude={"id", "type", "timestamp", "meta", "scope", "version"}
+        )
     return Text.assemble(
         (f"{event.timestamp.astimezone():%H:%M:%S.%f} ", "bright_black"),
         (plain(f"{event.scope} "), "cyan"),

@@ -18,6 +18,7 @@ from tenacity import (
 
 from ..core.events import INTERNAL_TYPES, Event, EventMeta
 from ..core.types import Seconds
+from ..infra.store import Stored, UnreadableEvent
 from .output import CommandFailed
 
 CHUNK_EVENTS = 100
@@ -54,8 +55,9 @@ class Forwarder:
         self._sent = 0
         self._new = 0
         self._left_out = 0
+        self._unreadable = 0
 
-    async def send(self, events: AsyncIterator[Event]) -> str:
+    async def send(self, events: AsyncIterator[Stored]) -> str:
         """Send all that others may publish; return a sentence that says how many those were.
 
         Sending them again to the same address changes nothing there.
@@ -73,6 +75,7 @@ class Forwarder:
         return (
             f"Published {self._sent} events, {self._new} of them new there;"
             f" {self._left_out} that only a service itself publishes were left out"
+            + (f", and {self._unreadable} that cannot be read" if self._unreadable else "")
         )
 
     def so_far(self) -> str:
@@ -82,9 +85,12 @@ class Forwarder:
             f" {self._since.isoformat()}: what has arrived is not published twice."
         )
 
-    async def _chunks(self, events: AsyncIterator[Event]) -> AsyncGenerator[list[Sent]]:
+    async def _chunks(self, events: AsyncIterator[Stored]) -> AsyncGenerator[list[Sent]]:
         chunk, size = list[Sent](), 0
         async for event in events:
+            if isinstance(event, UnreadableEvent):
+                self._unreadable += 1
+                continue
             if event.type in INTERNAL_TYPES:
                 self._left_out += 1
                 continue

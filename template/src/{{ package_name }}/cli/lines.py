@@ -1,5 +1,6 @@
 """JSON Lines: events read from them and published, and events written as them."""
 
+import codecs
 import shlex
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
@@ -11,7 +12,7 @@ from pydantic_core import from_json
 from .. import COMMAND
 from ..api.incoming import IncomingEvent
 from ..core.events import Event
-from ..infra.store import EventStore
+from ..infra.store import EventStore, Stored, UnreadableEvent
 from .output import CommandFailed, writing
 
 CHUNK = 1_000  # events of a file that share a commit
@@ -52,6 +53,8 @@ class Publishing:
     def _events(self) -> Iterator[tuple[int, Event]]:
         try:
             for number, line in enumerate(self._lines, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield number, _event(number, line)
         except OSError as error:
@@ -89,26 +92,29 @@ def name_of(file: object) -> str:
 
 
 class Writing:
-    """Writes events to a file or to standard output."""
+    """Writes events to a file or to standard output, also those that this code cannot read."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    async def send(self, events: AsyncIterator[Event]) -> str:
+    async def send(self, events: AsyncIterator[Stored]) -> str:
         """Write all of them; return a sentence that says how many those were.
 
         Raises:
             CommandFailed: they cannot be written.
             ReaderLeft: nobody wants more.
         """
-        count = 0
+        count = unreadable = 0
         async for event in events:
             with writing(self._out):
                 self._out.write(event.model_dump_json() + "\n")
             count += 1
+            unreadable += isinstance(event, UnreadableEvent)
         with writing(self._out):
             self._out.flush()
-        return f"Replayed {count} events"
+        return f"Replayed {count} events" + (
+            f", {unreadable} of them unreadable: shown as they are stored" if unreadable else ""
+        )
 
     def so_far(self) -> str:
         """Say how far that came; how much of it is written only the operating system knows."""

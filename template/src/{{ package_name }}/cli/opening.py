@@ -76,7 +76,7 @@ def trouble(error: Exception) -> str:
     if isinstance(error, OTHER_SCHEMA):
         said = reason(error)
         return f"The database is not of this version ({said}): run `{COMMAND} migrate` first."
-    if isinstance(error, DATABASE_AWAY) and not isinstance(error, FULL):
+    if isinstance(error, DATABASE_AWAY) and not isinstance(error.__cause__ or error, FULL):
         return unreachable(error)
     return f"The database refused that: {reason(error)}."
 
@@ -98,17 +98,26 @@ def split_types(text: str | None) -> list[str] | None:
     """Read types that are separated by commas.
 
     Raises:
-        typer.BadParameter: there is no such type, or it names none.
+        typer.BadParameter: it names none.
     """
     if text is None:
         return None
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
         raise typer.BadParameter(f"--types: name at least one of {', '.join(event_types())}")
-    if unknown := sorted(set(found) - set(event_types())):
-        known = ", ".join(event_types())
-        raise typer.BadParameter(f"--types: there is no {unknown[0]!r}; there are {known}")
     return found
+
+
+async def require_types(store: EventStore, wanted: list[str] | None) -> None:
+    """Refuse a type that neither the code nor the log has; the log may have removed ones.
+
+    Raises:
+        typer.BadParameter: there is no such type.
+    """
+    for name in sorted(set(wanted or []) - set(event_types())):
+        if not await store.log.has_type(name):
+            known = ", ".join(event_types())
+            raise typer.BadParameter(f"--types: there is no {name!r}; there are {known}")
 
 
 def duration(text: str) -> timedelta:

@@ -1,17 +1,16 @@
-"""What commands say: tables for people, JSON for programs, one sentence when something is wrong."""
+"""What commands say: lines, and one sentence when something is wrong."""
 
 import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from .. import COMMAND
 
@@ -36,18 +35,16 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-def print_rows(rows: list[dict[str, Any]], nothing: str, *, as_json: bool) -> None:
-    """Print rows as a table, or as JSON; for people say `nothing` if there are none."""
-    if as_json:
-        typer.echo(json.dumps(rows, default=str))
-    elif not rows:
-        typer.echo(nothing)
-    else:
-        table = Table(*rows[0])
-        for row in rows:
-            cells = ("" if value is None else plain(str(value)) for value in row.values())
-            table.add_row(*map(Text, cells))  # brackets and colons are no markup
-        Console(soft_wrap=not sys.stdout.isatty()).print(table)
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line to standard output, or to standard error.
+
+    Raises:
+        CommandFailed: it cannot be written.
+        ReaderLeft: nobody wants it.
+    """
+    out = sys.stderr if err else sys.stdout
+    with writing(out):
+        print(text, file=out, flush=True)
 
 
 def plain(text: str) -> str:
@@ -66,16 +63,16 @@ def writing(out: TextIO) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        _discard(out)
+        discard(out)
         if isinstance(error, BrokenPipeError):
             raise ReaderLeft from error
-        name = "Output" if out is sys.stdout else out.name
+        name = "Output" if out in (sys.stdout, sys.stderr) else out.name
         raise CommandFailed(f"{name}: {error.strerror}.") from error
 
 
-def _discard(out: TextIO) -> None:
+def discard(out: TextIO) -> None:
     """Drop what is not written yet, or the end of the process would try once more."""
-    if out is sys.stdout:
+    if out in (sys.stdout, sys.stderr):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
     else:
         with suppress(OSError):
@@ -94,11 +91,18 @@ def telling(so_far: Callable[[], str]) -> Generator[None]:
     except CommandFailed as error:
         raise CommandFailed(f"{str(error).removesuffix('.')}. {so_far()}") from error
     except KeyboardInterrupt:
-        typer.echo(f"{COMMAND}: {so_far()}", err=True)
+        say(f"{COMMAND}: {so_far()}", err=True)
         raise
 
 
 def fail(sentence: str) -> NoReturn:
     """Say what is wrong and end with exit code 1."""
-    typer.echo(f"{COMMAND}: {sentence}", err=True)
+    with suppress(CommandFailed, ReaderLeft):  # the exit code is left to tell it
+        say(f"{COMMAND}: {sentence}", err=True)
     raise SystemExit(1)
+
+
+def warn(sentence: str, *, as_json: bool) -> None:
+    """Print a warning to standard error, as JSON where the log is."""
+    line = {"time": time.time(), "level": "WARNING", "message": sentence, "name": "settings"}
+    typer.echo(json.dumps(line) if as_json else f"{COMMAND}: {sentence}", err=True)

@@ -8,23 +8,23 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..core.events import Event
 from ..core.types import Seconds
+from ..infra.store import Stored
 
 REDRAW: Seconds = 0.1
 
 
 @contextmanager
 def progress_of(
-    since: datetime, until: datetime | None, events: AsyncIterator[Event], *, hidden: bool
-) -> Generator[AsyncIterator[Event]]:
+    since: datetime, until: datetime | None, events: AsyncIterator[Stored], *, hidden: bool
+) -> Generator[AsyncIterator[Stored]]:
     """Give the events, and show how many there were and how much of the time lies behind."""
     console = Console(stderr=True)
     if hidden or not console.is_terminal:
         yield events
         return
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
         BarColumn(),
         TextColumn("{task.fields[count]} events"),
         TextColumn("up to {task.fields[at]:%Y-%m-%d %H:%M:%S}"),
@@ -35,8 +35,8 @@ def progress_of(
 
 
 async def _counted(
-    progress: Progress, since: datetime, until: datetime, events: AsyncIterator[Event]
-) -> AsyncIterator[Event]:
+    progress: Progress, since: datetime, until: datetime, events: AsyncIterator[Stored]
+) -> AsyncIterator[Stored]:
     task, count, drawn = None, 0, 0.0
     async for event in events:
         count += 1

@@ -10,7 +10,8 @@ from pydantic_core import from_json, to_jsonable_python
 from .. import COMMAND
 from ..infra.store import EventStore
 from .opening import duration, with_store
-from .output import CommandFailed, Json, fail, print_rows
+from .output import CommandFailed, Json, fail, say
+from .tables import print_rows
 
 app = typer.Typer()
 dlq = typer.Typer(help="Look after events that were given up.", no_args_is_help=True)
@@ -33,7 +34,7 @@ def prune(
 ) -> None:
     """Delete old events that are owed to nobody. Their ids then count as new again."""
     age = duration(older_than).total_seconds()
-    typer.echo(f"Deleted {with_store(lambda store: store.prune(age))} events")
+    say(f"Deleted {with_store(lambda store: store.prune(age))} events")
 
 
 @dlq.command("list", epilog=f"Examples: {COMMAND} dlq list, {COMMAND} dlq list --limit 5 --json")
@@ -65,7 +66,7 @@ def show(event_id: EventId, whose: Whose = "agent") -> None:
     if letter is None:
         _no_such(event_id)
     said = {name: from_json(getattr(letter, name)) for name in ("payload", "meta")}
-    typer.echo(json.dumps(to_jsonable_python(letter._asdict() | said), indent=2))
+    say(json.dumps(to_jsonable_python(letter._asdict() | said), indent=2))
 
 
 @dlq.command("retry", epilog=f"Example: {COMMAND} dlq retry 01933b5e-...")
@@ -73,14 +74,14 @@ def retry(event_id: EventId, whose: Whose = "agent") -> None:
     """Give one dead letter all its attempts again."""
     if not _with_dead(whose, lambda store: store.dlq_retry(event_id)):
         _no_such(event_id)
-    typer.echo(f"{event_id} is due again")
+    say(f"{event_id} is due again")
 
 
 @dlq.command("retry-all", epilog=f"Example: {COMMAND} dlq retry-all")
 def retry_all(whose: Whose = "agent") -> None:
     """Give all dead letters all their attempts again."""
     count = _with_dead(whose, lambda store: store.dlq_retry_all())
-    typer.echo(f"{count} events are due again")
+    say(f"{count} events are due again")
 
 
 @dlq.command("purge", epilog=f"Examples: {COMMAND} dlq purge, {COMMAND} dlq purge 01933b5e-...")
@@ -95,7 +96,7 @@ def purge(
     dropped = _with_dead(whose, lambda store: store.dlq_purge(event_id))
     if event_id is not None and not dropped:
         _no_such(event_id)
-    typer.echo(f"Dropped {dropped} dead letters")
+    say(f"Dropped {dropped} dead letters")
 
 
 def _with_dead[T](whose: str, run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:

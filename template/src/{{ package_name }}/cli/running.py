@@ -8,17 +8,21 @@ from typing import Annotated
 import typer
 
 from .. import COMMAND
-from ..config import get_settings
+from ..config import Settings, get_settings
 from ..infra import heartbeat
 from ..infra.database import check_database
+from ..infra.ending import leave
+from ..listening import urls_to_try
 from ..serving import require_url, run_server, run_worker, somewhere_to_store
 from .opening import in_words
-from .output import fail
+from .output import fail, say
 
 app = typer.Typer()
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any that is free.")
+]
 Heartbeat = Annotated[
     Path | None,
     typer.Option("--heartbeat", help="A file in which a living worker says how it is."),
@@ -33,7 +37,8 @@ def dev(
 ) -> None:
     """Run the service on this machine, with a database of its own unless DATABASE_URL is set."""
     with somewhere_to_store():
-        run_server(host, port, reload=reload)
+        code = run_server(host, port, reload=reload)
+    leave(code)
 
 
 @app.command(epilog=f"Example: {COMMAND} serve --host 0.0.0.0 --no-worker")
@@ -48,7 +53,7 @@ def serve(
         os.environ["API_WORKER"] = "false"
         get_settings.cache_clear()
     require_url(get_settings())
-    run_server(host, port, reload=get_settings().api_reload if reload is None else reload)
+    leave(run_server(host, port, reload=get_settings().api_reload if reload is None else reload))
 
 
 @app.command(epilog=f"Example: {COMMAND} worker --heartbeat /tmp/alive")
@@ -56,25 +61,51 @@ def worker(alive: Heartbeat = None) -> None:
     """Run the agent alone; start as many of these as you like."""
     settings = get_settings()
     require_url(settings)
-    run_worker(settings, alive)
+    leave(run_worker(settings, alive))
 
 
-@app.command(epilog=f'Examples: {COMMAND} migrate, {COMMAND} migrate --revision "orders"')
+@app.command(
+    epilog=f'Examples: {COMMAND} migrate, {COMMAND} migrate --revision "orders", {COMMAND} migrate --down'
+)
 def migrate(
     revision: Annotated[
         str | None, typer.Option(help="Write an empty migration of your own, with this title.")
     ] = None,
+    down: Annotated[
+        bool, typer.Option("--down", help="Take back the newest migration of your own.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Bring the database to the schema that this version needs."""
     from ..migrations import create_revision, migrate_now  # not needed to look after a queue
 
+    if revision is not None and down:
+        raise typer.BadParameter("give --revision or --down, one of them")
     if revision is not None:
-        typer.echo(f"Wrote {create_revision(revision)}")
+        path = create_revision(revision)
+        say(f"Wrote {path}: it is applied as soon as its upgrade() says something")
         return
     with somewhere_to_store() as settings, in_words():
         asyncio.run(check_database(settings))
-        applied = migrate_now(settings)
-    typer.echo("\n".join(applied) or "The schema is up to date.")
+        if down:
+            _take_back(settings, yes=yes)
+            return
+        applied = migrate_now(settings, lambda sentence: say(sentence, err=True))
+    say("\n".join(applied) or "The schema is up to date.")
+
+
+def _take_back(settings: Settings, *, yes: bool) -> None:
+    from ..migrations import newest_revision, take_revision_back
+
+    revision = asyncio.run(newest_revision(settings))
+    name = f"{revision.id} ({revision.title})"
+    if not yes:
+        typer.confirm(f"Take back {name}, with what its tables hold?", abort=True)
+    asyncio.run(take_revision_back(settings, revision))
+    say(
+        f"Took back {name}. Now edit or delete {revision.path}: `{COMMAND} dev` applies it again when it"
+        f" has changed, `{COMMAND} migrate` at once"
+    )
 
 
 @app.command(epilog=f"Examples: {COMMAND} health, {COMMAND} health --heartbeat /tmp/alive")
@@ -86,20 +117,34 @@ def health(
     if alive is not None:
         _look_at(alive)
         return
+    settings = get_settings()
+    own = [f"{each}/health" for each in urls_to_try(settings.api_host, settings.api_port)]
+    say(_answer([url] if url else own))
+
+
+def _answer(addresses: list[str]) -> str:
+    """Return what the first service says that listens at one of these addresses."""
     import httpx2  # quick to start: this may run every few seconds
 
-    address = url or f"http://127.0.0.1:{get_settings().api_port}/health"
-    try:
-        response = httpx2.get(address, timeout=3)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        fail(f"{address} does not answer: {error}")
-    if not response.is_success:
-        fail(f"{address} answered {response.status_code}: {response.text[:500]}")
-    typer.echo(response.text)
+    refused: list[str] = []
+    for address in addresses:
+        try:
+            response = httpx2.get(address, timeout=3)
+        except httpx2.ConnectError as error:  # `serve --host` may have named another address
+            refused.append(f"{address} does not answer: {error}")
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            fail(f"{address} does not answer: {error}")
+        else:
+            if not response.is_success:
+                fail(f"{address} answered {response.status_code}: {response.text[:500]}")
+            return response.text
+    fail(refused[0])
 
 
 def _look_at(alive: Path) -> None:
     if said := heartbeat.last_words(alive):
-        typer.echo(said)
+        say(said)
     if not heartbeat.is_fresh(alive):
         fail(f"{alive} was not written for {heartbeat.STALE_AFTER:.0f} s: no worker is alive.")
+    if said and (ill := heartbeat.tasks_that_do_not_run(said)):
+        fail(f"The worker is alive and does not work: {'; '.join(ill)}.")

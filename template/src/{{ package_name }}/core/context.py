@@ -5,11 +5,12 @@ here needs saving but `scratch`, which travels with the held events.
 """
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any, Self
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from .events import Event, utc_now
 from .types import Scope, Seconds
@@ -17,6 +18,11 @@ from .types import Scope, Seconds
 
 def _in_order(event: Event) -> tuple[datetime, int]:
     return event.timestamp, event.seq
+
+
+def _sorted(events: list[Event]) -> list[Event]:
+    """Return the events in order of `(timestamp, seq)`, each id once."""
+    return sorted({event.id: event for event in events}.values(), key=_in_order)
 
 
 def _insert(events: list[Event], event: Event) -> None:
@@ -46,12 +52,28 @@ class DecisionContext(BaseModel):
         return {event.id for event in self.events}
 
     @cached_property
-    def _recent(self) -> list[Event]:
+    def _past(self) -> list[Event]:
+        """The events that were acted on, in order."""
         return []
 
     @cached_property
     def _clock(self) -> Callable[[], datetime]:
         return utc_now
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        self.events = _sorted(self.events)
+        return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values for the fields in `update`; shallow unless `deep`."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("_ids", None)  # `update` may have replaced the events
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy everything but the clock: behind it is the store, with its connections."""
+        return super().__deepcopy__({**(memo or {}), id(self._clock): self._clock})
 
     @classmethod
     def restore(
@@ -67,12 +89,12 @@ class DecisionContext(BaseModel):
         """Rebuild a context from what the store remembers of its scope."""
         context = cls.model_construct(
             scope=scope,
-            events=sorted(events, key=_in_order),
+            events=_sorted(events),
             scratch=scratch,
             created_at=clock(),
             last_action_at=last_action_at,
         )
-        context._recent = sorted(recent, key=_in_order)
+        context._past = _sorted([event for event in recent if event.id not in context._ids])
         context._clock = clock
         return context
 
@@ -82,10 +104,11 @@ class DecisionContext(BaseModel):
 
     def add(self, event: Event) -> None:
         """Take an event in, in order of `(timestamp, seq)`; one that is there already is not doubled."""
+        if len(self._ids) != len(self.events):  # somebody changed the list itself
+            self._ids = {known.id for known in self.events}
         if event.id not in self._ids:
             self._ids.add(event.id)
             _insert(self.events, event)
-            _insert(self._recent, event)
 
     def window(self, seconds: Seconds) -> list[Event]:
         """Return the context's events that were recorded in the last `seconds`."""
@@ -98,17 +121,23 @@ class DecisionContext(BaseModel):
         Unlike `window` this survives `clear`, which is what a rate limit needs.
         """
         since = self.now() - timedelta(seconds=seconds)
-        return [event for event in self._recent if event.recorded_at >= since]
+        return [event for event in self._all() if event.recorded_at >= since]
+
+    def _all(self) -> list[Event]:
+        """Return the events that were acted on and those that were not, in order."""
+        if self._past and self.events and _in_order(self._past[-1]) > _in_order(self.events[0]):
+            return sorted([*self._past, *self.events], key=_in_order)
+        return [*self._past, *self.events]
 
     def forget(self, older_than: Seconds) -> None:
-        """Drop from `recent` what is older than so many seconds."""
-        self._recent = self.recent(older_than)
+        """Drop from `recent` what was acted on and is older than so many seconds."""
+        since = self.now() - timedelta(seconds=older_than)
+        self._past = [event for event in self._past if event.recorded_at >= since]
 
     def drop(self, seqs: set[int]) -> None:
         """Let go of the events at these places of the log: the scope holds too many."""
         self._ids.difference_update([event.id for event in self.events if event.seq in seqs])
         self.events = [event for event in self.events if event.seq not in seqs]
-        self._recent = [event for event in self._recent if event.seq not in seqs]
 
     def of_type(self, *types: str) -> list[Event]:
         """Return the context's events of these types."""
@@ -141,6 +170,7 @@ class DecisionContext(BaseModel):
 
     def clear(self) -> None:
         """Start the next decision: an action was taken on all of this."""
+        self._past = self._all()
         self.events.clear()
         self._ids.clear()
         self.scratch.clear()

@@ -10,6 +10,7 @@ import time
 from typing import Literal
 
 from ..core.types import Seconds
+from .waits import bounded
 
 PROBE_PAUSE: Seconds = 1.0  # for who comes while another tries whether things are well again
 
@@ -19,7 +20,8 @@ type State = Literal["closed", "open", "half-open"]
 class Unavailable(Exception):
     """Something outside cannot do its part now. It is nobody's fault, and worth waiting for.
 
-    A decision that fails with this costs its events no attempt: they come again in `retry_in` seconds.
+    A decision that fails with this costs its events no attempt: they come again in `retry_in` seconds,
+    or after `MODEL_BREAKER_MAX_PAUSE` if that is less.
     """
 
     def __init__(self, reason: str, retry_in: Seconds) -> None:
@@ -53,17 +55,23 @@ class CircuitBreaker:
         """How long calls are still refused."""
         return 0.0 if self._until is None else max(0.0, self._until - time.monotonic())
 
+    def check(self) -> None:
+        """Go on if a call would be let through.
+
+        Raises:
+            Unavailable: it is open.
+        """
+        if self._until is not None and (self._probing or self.retry_in):
+            raise Unavailable(self.error or "it is open", self.retry_in or PROBE_PAUSE)
+
     def admit(self) -> None:
         """Let a call through, whose end must be told by `succeeded`, `failed` or `abandoned`.
 
         Raises:
             Unavailable: it is open.
         """
-        if self._until is None:
-            return
-        if self._probing or self.retry_in:
-            raise Unavailable(self.error or "it is open", self.retry_in or PROBE_PAUSE)
-        self._probing = True
+        self.check()
+        self._probing = self._until is not None
 
     def succeeded(self) -> None:
         """Close: the other side answers."""
@@ -74,8 +82,13 @@ class CircuitBreaker:
         """Note that a call ended without telling anything about the other side."""
         self._probing = False
 
-    def failed(self, error: str, retry_after: Seconds | None = None) -> Seconds:
-        """Note a failure, and return for how long to leave the other side alone, or as it asks."""
+    def failed(
+        self, error: str, retry_after: Seconds | None = None, *, at_once: bool = False
+    ) -> Seconds:
+        """Note a failure, and return for how long to leave the other side alone, or as it asks.
+
+        With `at_once` it opens without waiting for more failures.
+        """
         if self.state == "open":
             return self.retry_in  # begun before it opened
         self.error = error
@@ -83,12 +96,14 @@ class CircuitBreaker:
         doubled = min(self._pause * 2 ** min(self._opened, 30), self._longest)
         # Less up to a half, so that a fleet does not come back all at once.
         pause = retry_after or doubled * random.uniform(0.5, 1.0)  # noqa: S311 - only jitter
-        if self._until is not None or self._failed >= self._failures:
-            self.open(error, pause)
-        return pause
+        if at_once or self._until is not None or self._failed >= self._failures:
+            return self.open(error, pause)
+        return bounded(pause, self._longest)
 
-    def open(self, error: str, pause: Seconds) -> None:
-        """Refuse calls for so long."""
+    def open(self, error: str, pause: Seconds) -> Seconds:
+        """Refuse calls for so long, `longest` at most; return for how long."""
+        pause = bounded(pause, self._longest)
         self.error, self._probing = error, False
         self._opened += 1
         self._until = time.monotonic() + pause
+        return pause

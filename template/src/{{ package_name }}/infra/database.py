@@ -1,32 +1,49 @@
 """Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import asyncpg
-import logfire
 from pydantic_core import to_json as to_json_bytes
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-    async_sessionmaker,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from ..config import Settings
 from ..core.types import Seconds
+from .connections import (
+    AS_WRITTEN,
+    CONNECT_TIMEOUT,
+    NAMED,
+    NO_FORGOTTEN_TRANSACTIONS,
+    BehindPooler,
+    Connection,
+    OfTheService,
+    Pool,
+    Untraced,
+    behind_a_pooler,
+    milliseconds,
+    open_connection,
+)
+from .connections import LONG as LONG
+from .connections import READ_COMMITTED as READ_COMMITTED
+from .sessions import create_engine as create_engine
+from .unavailable import DATABASE_AWAY as DATABASE_AWAY  # agents ask for these here
+from .unavailable import DatabaseUnavailable, unreachable
+from .unavailable import is_unavailable as is_unavailable
+from .unavailable import reason as reason
 
-CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
-
-NAMED = {"application_name": "agent"}
-# A forgotten transaction would hold back VACUUM and everybody who follows the log.
-NO_FORGOTTEN_TRANSACTIONS = {"idle_in_transaction_session_timeout": "60000"}  # ms
+COMMIT_TIMEOUT: Seconds = 2.0  # of what is still to be committed, or asked, when the service stops
+CLOSE_TIMEOUT: Seconds = 1.0  # of a polite end of a connection
+MAX_QUERIES = 50_000  # of a pooled connection before it is replaced
+MAX_IDLE: Seconds = 300.0  # of a pooled connection before it is closed
 
 # What the planner knows of a queue is always out of date: it must not choose by that.
 BY_INDEX = {
@@ -37,30 +54,6 @@ BY_INDEX = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-
-DATABASE_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.InsufficientResourcesError,  # a full disk, or too many connections
-    asyncpg.ReadOnlySQLTransactionError,  # what managed servers become when their disk is nearly full
-)
-"""What a statement raises when the server cannot be reached or used: wait, and try again."""
-
-
-class Untraced(asyncpg.Connection):
-    """A connection whose statements leave no spans: tracing one takes longer than running it.
-
-    Its methods are those from before `logfire.instrument_asyncpg()`, which replaces them later.
-    """
-
-    execute = asyncpg.Connection.execute
-    fetch = asyncpg.Connection.fetch
-    fetchval = asyncpg.Connection.fetchval
 
 
 class StartupError(Exception):
@@ -112,45 +105,62 @@ def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncGenerator[Database]:
-    """Open the engine and the pool; both are closed at the end of the block."""
-    engine = create_async_engine(
-        str(settings.database_url),
-        pool_pre_ping=True,
+    """Open the engine and the pool; both are closed at the end of the block, in bounded time."""
+    opened: WeakSet[Connection] = WeakSet()
+    engine = create_engine(
+        settings,
+        opened,
+        # Yours may be slow: a decision has its own limit.
+        limit=max(settings.database_timeout, settings.event_handler_timeout),
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_pool_max_overflow,
-        connect_args={"timeout": CONNECT_TIMEOUT, "server_settings": _pooled(settings)},
+        pool_timeout=settings.database_timeout,
     )
-    _ping_quietly(engine)
     # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
     sessions = async_sessionmaker(engine, expire_on_commit=False)
+    pool = create_raw_pool(settings)
     try:
-        async with create_raw_pool(settings) as pool:
-            yield Database(engine, sessions, pool)
+        await pool
+        yield Database(engine, sessions, pool)
     finally:
-        await engine.dispose()
+        await asyncio.gather(_bounded(pool.close()), _bounded(engine.dispose()))
+        for connection in opened:
+            connection.terminate()
 
 
-def _ping_quietly(engine: AsyncEngine) -> None:
-    """Keep what `pool_pre_ping` asks out of the traces: three statements before each transaction."""
-    ping = engine.dialect.do_ping
-
-    def ping_untraced(dbapi_connection: DBAPIConnection) -> bool:
-        with logfire.suppress_instrumentation():
-            return ping(dbapi_connection)
-
-    engine.dialect.do_ping = ping_untraced
+async def _bounded(closing: Awaitable[None]) -> None:
+    """Wait for a polite end, but not for a server that is silent."""
+    with contextlib.suppress(TimeoutError, DatabaseUnavailable, asyncpg.InterfaceError):
+        await asyncio.wait_for(closing, CLOSE_TIMEOUT)
 
 
 def create_raw_pool(settings: Settings) -> asyncpg.Pool:
     """Return a pool, to be entered with `async with`, for statements that SQLAlchemy adds nothing to."""
-    return asyncpg.create_pool(
+    limit = settings.database_timeout
+    pool = Pool(
         settings.dsn,
         min_size=1,
         max_size=settings.database_pool_size,
+        max_queries=MAX_QUERIES,
+        max_inactive_connection_lifetime=MAX_IDLE,
+        loop=None,
+        connect=partial(open_connection, silence=limit),
+        connection_class=OfTheService if settings.database_listen_url is None else BehindPooler,
+        record_class=asyncpg.Record,
         timeout=CONNECT_TIMEOUT,
-        server_settings=_pooled(settings),
+        command_timeout=limit,
+        server_settings=behind_a_pooler(
+            settings,
+            {
+                **NO_FORGOTTEN_TRANSACTIONS,
+                **AS_WRITTEN,
+                "statement_timeout": milliseconds(LONG * limit),
+            },
+        ),
         reset=_nothing_to_reset,
     )
+    pool.patience = limit
+    return pool
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
@@ -163,15 +173,23 @@ async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connec
     Statements here were written for an index and get it, by one plan for all their parameters. No
     span tells of them: each belongs to many callers, who have spans of their own, or to none. With
     `flushed=False` commits do not wait for the disk: a server that crashes may undo the last ones.
+
+    Raises:
+        DatabaseUnavailable: it cannot be opened.
     """
-    return await asyncpg.connect(
+    return await open_connection(
         settings.listen_dsn,
         connection_class=Untraced,
         timeout=CONNECT_TIMEOUT,
+        command_timeout=settings.database_timeout,
+        silence=settings.database_timeout,
         server_settings={
             **NAMED,
             **NO_FORGOTTEN_TRANSACTIONS,
+            **AS_WRITTEN,
             **BY_INDEX,
+            "statement_timeout": milliseconds(settings.database_timeout),
+            "idle_session_timeout": "0",  # it rests while nothing happens
             **({} if flushed else {"synchronous_commit": "off"}),
         },
     )
@@ -182,38 +200,20 @@ async def check_database(settings: Settings) -> None:
     url = make_url(str(settings.database_url))
     where = f"{url.host or 'localhost'}:{url.port or 5432}"
     try:
-        connection = await asyncpg.connect(settings.dsn, timeout=CONNECT_TIMEOUT)
-    except asyncpg.InvalidCatalogNameError as error:
-        raise StartupError(
-            f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
-        ) from error
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise StartupError(
-            f"DATABASE_URL is refused by {where} ({error}): check its user and password."
-        ) from error
-    except (*DATABASE_AWAY, asyncpg.PostgresError) as error:
-        raise StartupError(unreachable(error, f" at {where}")) from error
-    await connection.close()
-
-
-def unreachable(error: BaseException, where: str = "") -> str:
-    """Say in a sentence, to whoever starts something, that the database is away."""
-    return f"The database{where} cannot be reached ({reason(error)}): start it, or correct DATABASE_URL."
-
-
-def reason(error: BaseException) -> str:
-    """Say what lies behind an error of the database."""
-    # What the driver says of a connection that is gone is less than why it is.
-    behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
-    return str(behind) or type(behind).__name__
+        connection = await open_connection(
+            settings.dsn, timeout=CONNECT_TIMEOUT, silence=settings.database_timeout
+        )
+    except DatabaseUnavailable as error:
+        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
+            message = f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
+        elif isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
+            message = f"DATABASE_URL is refused by {where} ({error}): check its user and password."
+        else:
+            message = unreachable(error, f" at {where}")
+        raise StartupError(message) from error
+    await _bounded(connection.close())
 
 
 def to_json(value: object) -> str:
     """Write a value for a `jsonb` parameter."""
     return to_json_bytes(value).decode()
-
-
-def _pooled(settings: Settings) -> dict[str, str]:
-    """Return what connections ask for that a pooler may stand before: it refuses what it does not know."""
-    behind_pooler = settings.database_listen_url is not None
-    return NAMED if behind_pooler else {**NAMED, **NO_FORGOTTEN_TRANSACTIONS}

@@ -1,18 +1,28 @@
-"""What becomes of events whose decision failed: handed back unspent, or settled as failed."""
+"""What becomes of events whose decision failed: handed back unspent, or settled as failed.
 
+However a block of `Memory.settling` ends, its deliveries end released, settled as failed, or with a
+lease that is renewed no longer. What must not happen is that a loop's task ends and its deliveries stay
+in flight, so only the service's own stop gets through: any other cancellation is the event's failure.
+"""
+
+import asyncio
 import traceback
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import logfire
 
 from ..core.types import Seconds
-from .breaker import Unavailable
-from .database import DATABASE_AWAY
+from .database import DATABASE_AWAY, is_unavailable
 from .locks import ScopeBusy
 from .store import EventStore, ScopeMoved, Token
+from .store.subscription import Subscription
+from .text import describe
+from .waiting import Waiting, unavailable
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
+SETTLE_TIMEOUT: Seconds = 10.0  # beyond it a failure goes on being settled, but nobody waits for it
 
 
 @dataclass
@@ -21,43 +31,126 @@ class Settling:
 
     store: EventStore
     tokens: tuple[Token, ...]
+    waiting: Waiting
+    _task: "asyncio.Task[Any] | None" = field(default=None, init=False)
+    _consumer: Subscription | None = field(default=None, init=False)
+    _cancelled_before: int = field(default=0, init=False)
 
     async def __aenter__(self) -> None:
-        """Begin the block."""
+        """Begin the block, unless its task is being stopped."""
+        self._consumer = self.store.consumer_of(*self.tokens)
+        self._task = task = asyncio.current_task()
+        self._cancelled_before = task.cancelling() if task else 0
+        if self._cancelled_before and self._consumer and self._is_own_stop():
+            raise asyncio.CancelledError
+        self.store.begun(*self.tokens)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Settle what failed; what is cancelled is handed back by the subscription."""
-        if not isinstance(error, Exception):
-            return False
+        """Settle what failed. Only a stop of the service, or of its loop, gets through."""
+        try:
+            if error is None:
+                self.waiting.over()
+                return False
+            if self._task is None or self._task is not _current_task():
+                return False  # the block did not end: its coroutine was thrown away
+            return await self._end(error)
+        finally:
+            self.store.ended(*self.tokens)
+
+    async def _end(self, error: BaseException) -> bool:
+        if self._cancellations() and self._is_own_stop():
+            await self._finish(self.store.release(*self.tokens))
+            return _go_on_ending(error)
+        if not isinstance(error, Exception) and self._consumer and self._consumer.is_stopping:
+            await self._finish(self.store.release(*self.tokens))
+        else:
+            await self._finish(self._settle(error))
+        if not (cancellations := self._cancellations()):
+            return True
+        if self._is_own_stop() or (self._consumer and self._consumer.consumer is self._task):
+            return _go_on_ending(error)
+        task = cast("asyncio.Task[Any]", self._task)
+        # Other code cancelled it for this event, and the task has others to handle.
+        for _ in range(cancellations):
+            task.uncancel()
+        return True
+
+    def _cancellations(self) -> int:
+        """Return how often this task was cancelled since the block began, and that is not over."""
+        return self._task.cancelling() - self._cancelled_before if self._task else 0
+
+    def _is_own_stop(self) -> bool:
+        """Tell whether a cancelled block belongs to a service, or to a loop, that ends.
+
+        Of deliveries that no subscription has, nobody else would say so.
+        """
+        consumer = self._consumer
+        if consumer is None or consumer.is_stopping:
+            return True
+        return consumer.consumer is not self._task and consumer.is_ending
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this to its end, although the task may be cancelled meanwhile."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + SETTLE_TIMEOUT
+        settling = self.store.background.start(work, "settling a failure")
+        while not settling.done() and (left := deadline - clock()) > 0:
+            try:
+                await asyncio.wait([settling], timeout=left)
+            except asyncio.CancelledError:
+                continue  # `cancelling` keeps count of it
+
+    async def _settle(self, error: BaseException) -> None:
+        try:
+            await self._settle_as(error)
+        except DATABASE_AWAY as away:
+            # Not renewed any more, so the lease runs out and the events come again.
+            self.store.settled(*self.tokens)
+            logfire.warn("A failure was not recorded: {error}", error=repr(away))
+        except Exception as other:
+            self.store.settled(*self.tokens)
+            logfire.error("A failure was not recorded: {error}", error=repr(other), _exc_info=other)
+
+    async def _settle_as(self, error: BaseException) -> None:
         if isinstance(error, ScopeBusy):
             await self.store.pass_on(error.scope, *self.tokens, seconds=BUSY_DELAY)
         elif isinstance(error, ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)
-        elif away := _unavailable(error):
-            logfire.warn("Waiting {seconds} s: {reason}", seconds=away.retry_in, reason=str(away))
-            self.store.pause(away.retry_in)
-            await self.store.hand_back(*self.tokens, delay=away.retry_in)
+        elif away := unavailable(error):
+            await self.waiting.wait(away, self.tokens)
+        elif is_unavailable(error):
+            logfire.warn("Waiting for the database: {reason}", reason=describe(error))
+            await self.store.outlast(*self.tokens)
         else:
-            logfire.error("Decision failed: {error}", error=repr(error), _exc_info=error)
+            logfire.error("Decision failed: {error}", error=describe(error), _exc_info=error)
             await self._nack(error)
-        return True
 
-    async def _nack(self, error: Exception) -> None:
+    async def _nack(self, error: BaseException) -> None:
         details = "".join(traceback.format_exception(error))
-        reason = f"{type(error).__name__}: {error}"
-        try:
-            for token in self.tokens:
-                await self.store.nack(token, reason, details)
-        except DATABASE_AWAY as away:
-            # Not renewed any more, so the lease runs out and the events come again.
-            self.store.settled(*self.tokens)
-            logfire.warn("A failure was not recorded: {error}", error=repr(away))
+        for token in self.tokens:
+            await self.store.nack(token, _in_words(error), details)
 
 
-def _unavailable(error: BaseException) -> Unavailable | None:
-    """Return what says that something outside is away, also from within a group of tasks."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return next(filter(None, map(_unavailable, group.exceptions)), None)
-    return error if isinstance(error, Unavailable) else None
+def _go_on_ending(error: BaseException) -> bool:
+    """Let a cancellation through, whatever the cancelled code made of it.
+
+    Raises:
+        asyncio.CancelledError: the code replaced it by another error.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return False
+    raise asyncio.CancelledError from error
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs: the coroutine is being thrown away
+        return None
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "CancelledError: other code cancelled the decision, or what it awaited"
+    return describe(error)

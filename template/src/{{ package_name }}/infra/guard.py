@@ -1,41 +1,136 @@
-"""A model behind a circuit breaker and a budget, so that an outage empties nothing into the dead letters.
+"""Models behind a circuit breaker each and one budget, so that an outage empties nothing into the dead letters.
 
-What passes by itself (timeouts, refused connections, 408, 425, 429 and 5xx) raises `Unavailable`, for
-which events wait without spending attempts. What does not, such as a rejected request, goes through.
+Where waiting helps (timeouts, refused connections, 408, 409, 425, 429 and 5xx) and where an operator must
+(a wrong name, a revoked key, an exhausted account), `Unavailable` is raised: events wait and spend no attempt.
+What the provider rejects goes through.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import logfire
 from pydantic_ai import RunContext
-from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, ModelRequestRejectedError
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.settings import ModelSettings, merge_model_settings
+from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt
+from tenacity.wait import wait_random_exponential
 
 from ..config import Settings
-from .breaker import CircuitBreaker, Unavailable
+from ..core.types import Seconds
+from .breaker import CircuitBreaker, State, Unavailable
 from .budget import Budget
-from .database import Fetch
+from .causes import Cause, advice, cause_of
+from .database import Fetch, StartupError
 from .metrics import count_model
+from .models import build_model
+from .text import storable
+from .waits import asked_wait
 
-PASSING = frozenset({408, 425, 429})  # besides 5xx: what the same request may not meet again
+type Repeat = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Runs a call, again if it failed in a way that may pass soon."""
+
+OFFLINE = "offline"
+BACKOFF = wait_random_exponential(multiplier=0.5, max=8)  # before a request is repeated
+
+
+class ModelState(NamedTuple):
+    """Whether one model is asked, and why not."""
+
+    breaker: State
+    retry_in: Seconds
+    cause: Cause | None
+    error: str | None
 
 
 class GuardedModel(WrapperModel):
-    """Makes a model's requests, unless its provider is away or the hour's budget is spent."""
+    """Makes a model's requests, unless its provider is away or the hour's budget is spent.
 
-    def __init__(self, wrapped: Model, settings: Settings, fetch: Fetch) -> None:
+    It is the service's default model; `named` gives others, each with a breaker of its own.
+    """
+
+    def __init__(
+        self, wrapped: Model, settings: Settings, fetch: Fetch, named_by: str = "DEFAULT_MODEL"
+    ) -> None:
         super().__init__(wrapped)
+        self.name = settings.default_model
         self.breaker = CircuitBreaker(
             settings.model_breaker_failures,
             settings.model_breaker_pause,
             settings.model_breaker_max_pause,
         )
+        self.cause: Cause | None = None
+        """Why the breaker is open; None while it is closed."""
+        self._service = settings
+        self._fetch = fetch
+        self._named_by = named_by
         self._budget = Budget(fetch, settings.model_tokens_per_hour, settings.model_cost_per_hour)
+        self._others: dict[str, GuardedModel] = {}
+        self._unusable: dict[str, str] = {}
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        """Close this model and the others."""
+        for other in self._others.values():
+            await other.__aexit__(None, None, None)
+        return await super().__aexit__(exc_type, exc_val, exc_tb)
+
+    async def named(self, name: str) -> "GuardedModel":
+        """Return the model of this name, guarded likewise; while the default is offline, that one.
+
+        Raises:
+            Unavailable: the name is unknown, or its key is missing.
+        """
+        if name == self.name or self.name == OFFLINE:
+            return self
+        if name in self._unusable:
+            raise Unavailable(self._unusable[name], self._service.model_breaker_max_pause)
+        if name not in self._others:
+            self._others[name] = self._build(name)
+            await self._others[name].__aenter__()
+        return self._others[name]
+
+    def _build(self, name: str) -> "GuardedModel":
+        settings = self._service.model_copy(update={"default_model": name})
+        named_by = f"the model {name!r} of agent/"
+        try:
+            return GuardedModel(build_model(settings, named_by), settings, self._fetch, named_by)
+        except StartupError as error:
+            self._unusable[name] = str(error)
+            logfire.error(_template(str(error)))
+            raise Unavailable(str(error), self._service.model_breaker_max_pause) from error
+
+    def check(self) -> None:
+        """Go on if a request would be made now, so that no run begins in vain.
+
+        Raises:
+            Unavailable: the breaker is open.
+        """
+        self.breaker.check()
+
+    def states(self) -> Mapping[str, ModelState]:
+        """Return how each model is that was used so far, by name; the default one is the first."""
+        states = {model.name: model.state for model in (self, *self._others.values())}
+        longest = self._service.model_breaker_max_pause
+        for name, reason in self._unusable.items():
+            states[name] = ModelState("open", longest, "misconfigured", reason)
+        return states
+
+    @property
+    def state(self) -> ModelState:
+        """How this model is."""
+        breaker = self.breaker
+        error = breaker.error and storable(breaker.error)
+        return ModelState(breaker.state, round(breaker.retry_in, 1), self.cause, error)
 
     async def request(
         self,
@@ -46,10 +141,12 @@ class GuardedModel(WrapperModel):
         """Make one request.
 
         Raises:
-            Unavailable: the provider is away, or the budget is spent.
+            Unavailable: the provider is away, a setting is wrong, or the budget is spent.
         """
+        once, repeating = self._repeating(model_settings)
+        send = partial(super().request, messages, once, model_request_parameters)
         async with self._watched():
-            response = await super().request(messages, model_settings, model_request_parameters)
+            response = await repeating(send)
         await self._spent(response)
         return response
 
@@ -64,20 +161,43 @@ class GuardedModel(WrapperModel):
         """Make one request and stream its answer.
 
         Raises:
-            Unavailable: the provider is away, or the budget is spent.
+            Unavailable: the provider is away, a setting is wrong, or the budget is spent.
         """
-        async with (
-            self._watched(),
-            super().request_stream(
-                messages, model_settings, model_request_parameters, run_context
-            ) as stream,
-        ):
+        once, repeating = self._repeating(model_settings)
+        send = partial(
+            super().request_stream, messages, once, model_request_parameters, run_context
+        )
+        async with self._watched(), AsyncExitStack() as stack:
+            stream = await repeating(lambda: stack.enter_async_context(send()))
             yield stream
         await self._spent(stream.get())
 
     async def _spent(self, response: ModelResponse) -> None:
         count_model(response)
         await self._budget.spend(response)
+
+    def _repeating(self, given: ModelSettings | None) -> tuple[ModelSettings | None, Repeat]:
+        """Return settings for one attempt, and what repeats it.
+
+        Clients would repeat it themselves, but wait as long as `Retry-After` says, some for weeks,
+        while the event is in flight. A wait longer than the breaker's first pause is not made here.
+        """
+        repeats = (given or ModelSettings()).get("max_retries", self._service.model_retries)
+        if self.breaker.state != "closed":
+            repeats = 0  # this is a try whether the provider is back
+
+        def again(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            return (
+                isinstance(error, ModelAPIError)
+                and cause_of(error) == "outage"
+                and (asked_wait(error) or 0.0) <= self._service.model_breaker_pause
+            )
+
+        retrying = AsyncRetrying(
+            retry=again, stop=stop_after_attempt(1 + repeats), wait=_before_again, reraise=True
+        )
+        return merge_model_settings(given, ModelSettings(max_retries=0)), retrying
 
     @asynccontextmanager
     async def _watched(self) -> AsyncGenerator[None]:
@@ -87,25 +207,49 @@ class GuardedModel(WrapperModel):
             await self._budget.check()
             yield
         except Unavailable as spent:
-            self.breaker.open(str(spent), spent.retry_in)
+            self._opening("budget", str(spent))
+            spent.retry_in = self.breaker.open(str(spent), spent.retry_in)
             raise
         except ModelAPIError as error:
-            if not passes_by_itself(error):
-                self.breaker.succeeded()  # it answers, though not as one would like
+            cause = cause_of(error)
+            if cause is None:
+                self._answered()  # it answers, though not as one would like
                 raise
-            pause = self.breaker.failed(str(error), error.retry_after)
-            logfire.warn(
-                "The model's provider is away: {error}", error=str(error), state=self.breaker.state
-            )
-            raise Unavailable(f"the model's provider is away: {error}", pause) from error
+            raise self._unavailable(error, cause) from error
         except BaseException:
             self.breaker.abandoned()
             raise
+        self._answered()
+
+    def _answered(self) -> None:
         self.breaker.succeeded()
+        self.cause = None
+
+    def _unavailable(self, error: ModelAPIError, cause: Cause) -> Unavailable:
+        what = advice(error, self.name, self._named_by)
+        reason = f"{what} ({error})"
+        pause = self.breaker.failed(reason, asked_wait(error), at_once=cause == "misconfigured")
+        if self.breaker.state != "closed":
+            self._opening(cause, what, str(error))
+        return Unavailable(reason, pause)
+
+    def _opening(self, cause: Cause, what: str, error: str = "") -> None:
+        """Log once why the breaker opens, not once for each event that waits for it.
+
+        `what` is part of the template: of an attribute that names a key, Logfire would keep nothing.
+        """
+        if cause == self.cause:
+            return
+        self.cause = cause
+        log = logfire.error if cause == "misconfigured" else logfire.warn
+        log(_template(what) + ". {error}", error=error)
 
 
-def passes_by_itself(error: ModelAPIError) -> bool:
-    """Tell whether the same request may succeed later."""
-    if isinstance(error, ModelHTTPError):
-        return error.status_code >= 500 or error.status_code in PASSING
-    return not isinstance(error, ModelRequestRejectedError)
+def _template(what: str) -> str:
+    return "Decisions wait, " + what.replace("{", "{{").replace("}", "}}")
+
+
+def _before_again(state: RetryCallState) -> Seconds:
+    error = state.outcome.exception() if state.outcome else None
+    asked = asked_wait(error) if isinstance(error, ModelAPIError) else None
+    return asked or BACKOFF(state)

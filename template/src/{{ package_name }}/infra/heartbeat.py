@@ -17,6 +17,7 @@ import logfire
 
 from ..core.types import Seconds
 from .database import StartupError
+from .supervise import Supervised
 
 INTERVAL: Seconds = 5.0
 STALE_AFTER: Seconds = 30.0  # an event loop that is blocked for so long is stuck
@@ -46,7 +47,7 @@ def claim(file: Path) -> None:
 @asynccontextmanager
 async def beating(file: Path, report: Report) -> AsyncGenerator[None]:
     """Beat for the block."""
-    task = asyncio.create_task(_beat(file, report))
+    task = asyncio.create_task(Supervised("heartbeat", lambda: _beat(file, report)).run())
     try:
         yield
     finally:
@@ -78,6 +79,16 @@ def is_fresh(file: Path) -> bool:
         return time.time() - file.stat().st_mtime < STALE_AFTER
     except FileNotFoundError:
         return False
+
+
+def tasks_that_do_not_run(said: str) -> list[str]:
+    """Return a sentence's part for each task of a heartbeat that is restarting or stopped."""
+    tasks: dict[str, dict[str, object]] = json.loads(said).get("tasks", {})
+    return [
+        f"{name} is {task['state']} ({task['error']})"
+        for name, task in tasks.items()
+        if task["state"] != "running"
+    ]
 
 
 def last_words(file: Path) -> str | None:

@@ -6,6 +6,7 @@ is one transaction, so a crash before its commit only means that the decision is
 """
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -16,26 +17,32 @@ from types import TracebackType
 from uuid import NAMESPACE_OID, uuid5
 
 import logfire
-from pydantic_core import to_jsonable_python
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..core.events import ActionEvent
-from ..core.types import Scope
+from ..core.types import Scope, Seconds
 from .contexts import Context, Restore
-from .database import Fetch, fetch_in, to_json
+from .database import DatabaseUnavailable, Fetch, fetch_in, to_json
 from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling
 from .locks import ScopedLocks
 from .store import EventStore, ScopeMoved, Token, counters, hold, settle
-from .store.codec import decode_known
-from .store.hold import ScopeState
+from .store.drop import ToDrop
 from .store.publish import insert_events
 from .store.settle import Done, Hold
+from .text import jsonable, storable
 from .tracing import note
+from .waiting import Waiting
 
 NO_NOTES = "{}"  # as JSON
 KEPT_SHARE = 0.75  # of the most that a scope may hold, once it has more
+CONFLICTS = frozenset(
+    {"40001", "40P01"}
+)  # serialization failure, deadlock: the same may succeed now
+TRANSACTIONS = 5  # of one action that meet others, before its decision counts as failed
+CONFLICT_PAUSE: Seconds = 0.05
 
 type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
 """Database effects of an action, in the transaction that settles its events."""
@@ -48,6 +55,8 @@ class _Remembered[C]:
     context: C
     version: int
     held: dict[int, Token]
+    newer: int
+    """How many more the scope holds, which only newer code can read."""
     scratch: str
     checked: float
     """When it was last compared with the database, on this process's monotonic clock."""
@@ -121,19 +130,19 @@ class Memory[C: Context]:
         self._restore = restore
         self._on_action = on_action
         self._settings = store.settings
+        self._waiting = Waiting(store)
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache: OrderedDict[Scope, _Remembered[C]] = OrderedDict()
         self._saving: dict[Scope, _Saving] = {}
-        self._releasing: set[asyncio.Task[None]] = set()
 
     def settling(self, *tokens: Token) -> Settling:
         """Settle these deliveries as failed if the block fails.
 
-        A busy or moved scope hands them back unspent; `Unavailable` does so too, and nothing is
-        claimed until it is over. Anything else counts as an attempt, is logged with its traceback
-        and retried after a backoff.
+        A busy or moved scope hands them back unspent; `Unavailable` does so too, and nothing of the
+        scope is claimed until it is over. Anything else counts as an attempt, is logged with its
+        traceback and retried after a backoff.
         """
-        return Settling(self._store, tokens)
+        return Settling(self._store, tokens, self._waiting)
 
     def open(self, scope: Scope) -> "Opened[C]":
         """Give the scope's current context, under its lock and the time limit of a decision.
@@ -172,7 +181,7 @@ class Memory[C: Context]:
     def action_id(self, context: C) -> str:
         """Return the id that the next action of this context will have, the same on every retry."""
         first = context.events[0].id if context.events else ""
-        version = self._cache[context.scope].version
+        version = self._known(context).version
         return _action_id(self._store.subscriber, context.scope, version, first)
 
     async def hold(self, context: C, *tokens: Token) -> None:
@@ -182,9 +191,9 @@ class Memory[C: Context]:
         events stay leased, so a crash brings them back; and what cannot be held after all is taken
         out of the context by rebuilding it.
         """
+        known = self._known(context)
         note(outcome="held", size=len(context.events))
-        known = self._cache[context.scope]
-        scratch = to_json(context.scratch) if context.scratch else NO_NOTES
+        scratch = hold.write_notes(context.scratch) if context.scratch else NO_NOTES
         changed = scratch if scratch != known.scratch else None
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
@@ -193,7 +202,7 @@ class Memory[C: Context]:
         if self._locks.across_processes:
             await self._saved(context.scope)  # whoever has the lock next looks at the database
         if len(known.held) > self._settings.context_max_events:
-            self._release_excess(context, known)
+            self._drop_excess(context, known)
 
     def skip(self, *tokens: Token) -> None:
         """Let go of events that the filter did not let in; the next decision need not wait for it."""
@@ -219,7 +228,10 @@ class Memory[C: Context]:
         if not saving.commits:
             del self._saving[scope]
             saving.done.set()
-        if isinstance(result, Exception):
+        if isinstance(result, DatabaseUnavailable):
+            logfire.warn("Waiting for the database: {error}", error=str(result))
+            self._store.background.start(self._store.outlast(*tokens), "waiting for the database")
+        elif isinstance(result, Exception):
             # Not renewed any more, so the lease runs out and the events come again.
             self._store.settled(*tokens)
             logfire.warn("Events were not settled: {error}", error=repr(result))
@@ -234,22 +246,19 @@ class Memory[C: Context]:
     async def act(self, context: C, *tokens: Token, trigger: str, output: object) -> ActionEvent:
         """Act on everything in the context, exactly once in the database, and clear it.
 
-        One transaction moves the scope's version, deletes what was held and what is in hand,
-        publishes the action and runs the owner's database effects.
+        One transaction moves the scope's version, deletes the deliveries that the context shows and
+        these, publishes the action and runs the owner's database effects.
 
         Raises:
             ScopeMoved: another worker was here meanwhile; nothing happened.
+            ScopeBusy: the scope's lock was lost, and another worker has it; nothing happened.
         """
+        known = self._known(context)
         note(outcome="acted", size=len(context.events))
-        known = self._cache[context.scope]
         await self._saved(context.scope)
+        await self._locks.confirm(context.scope)
         action = self._action(context, trigger, output)
-        async with self._store.sessions.begin() as session:
-            fetch = fetch_in(session)
-            await self._settle_all(fetch, context.scope, known, tokens)
-            await insert_events(fetch, [action], self._settings.event_max_depth)
-            if self._on_action is not None:
-                await self._on_action(session, action)
+        await self._commit(action, known, tokens)
         counters.handled.add(len(known.held) + len(tokens))
         counters.published.add(1)
         self._store.settled(*tokens)
@@ -259,6 +268,30 @@ class Memory[C: Context]:
         known.version += 1
         known.held, known.scratch = {}, NO_NOTES
         return action
+
+    async def _commit(
+        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+    ) -> None:
+        """Do all of an action, again if its transaction met another: that is no failure of the event."""
+        for left in reversed(range(TRANSACTIONS)):
+            try:
+                return await self._transact(action, known, tokens)
+            except DBAPIError as error:
+                if not left or getattr(error.orig, "sqlstate", None) not in CONFLICTS:
+                    raise
+                logfire.warn("An action is committed again: {reason}", reason=str(error.orig))
+                await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+
+    async def _transact(
+        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+    ) -> None:
+        async with self._store.sessions.begin() as session:
+            fetch = fetch_in(session)
+            await self._settle_all(fetch, action.scope, known, tokens)
+            await insert_events(fetch, [action], self._store.limits.beside(action.covers))
+            if self._on_action is not None:
+                async with self._store.interruptible(session):
+                    await self._on_action(session, action)
 
     async def _settle_all(
         self, fetch: Fetch, scope: Scope, known: _Remembered[C], tokens: tuple[Token, ...]
@@ -275,61 +308,75 @@ class Memory[C: Context]:
             id=self.action_id(context),
             source=f"agent:{self._store.subscriber}",
             scope=context.scope,
-            trigger=trigger,
-            output=to_jsonable_python(output),
+            trigger=storable(trigger),
+            output=jsonable(output),
             covers=[event.id for event in context.events],
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )
 
+    def _known(self, context: C) -> _Remembered[C]:
+        """Return what an open context was true of.
+
+        Raises:
+            ScopeMoved: it was forgotten or rebuilt meanwhile: its decision did not see what is held.
+        """
+        known = self._cache.get(context.scope)
+        if known is None or known.context is not context:
+            raise ScopeMoved(f"scope {context.scope!r}: its context is no longer what it holds")
+        return known
+
     async def _checked(self, scope: Scope, known: _Remembered[C] | None) -> _Remembered[C]:
         await self._saved(scope)
         now = time.monotonic()
-        state = await hold.read_state(self._store.by_index, self._store.subscriber, scope)
-        if known is None or (known.version, len(known.held)) != (state.version, state.held):
-            return await self._rebuild(scope, state, now)
-        known.checked = now
-        return known
+        if known is not None:
+            state = await hold.read_state(self._store.by_index, self._store.subscriber, scope)
+            if (known.version, len(known.held) + known.newer) == (state.version, state.held):
+                known.checked = now
+                return known
+        return await self._rebuild(scope, now)
 
-    async def _rebuild(self, scope: Scope, state: ScopeState, now: float) -> _Remembered[C]:
+    async def _rebuild(self, scope: Scope, now: float) -> _Remembered[C]:
         fetch, subscriber = self._store.by_index, self._store.subscriber
         held = await hold.read_held(fetch, subscriber, scope)
-        covered = await hold.read_covered(fetch, scope, self._settings.context_recent)
-        # What is of no known shape any more is not seen, and goes with the next action.
-        events = [event for row in held if (event := decode_known(row))]
-        acted_on = [event for row in covered if (event := decode_known(row))]
+        recent = self._settings.context_recent
+        acted_on = await hold.read_covered(fetch, subscriber, scope, recent)
+        state = held.state
         context = self._restore(
             scope=scope,
-            events=events,
-            recent=[*events, *acted_on],
+            events=held.events,
+            recent=[*held.events, *acted_on],
             scratch=state.scratch,
             last_action_at=state.last_action_at,
             clock=self._store.now,
         )
-        tokens = {row["seq"]: Token(row["seq"], row["fence"]) for row in held}
-        return _Remembered(context, state.version, tokens, to_json(state.scratch), now)
+        scratch = to_json(state.scratch)
+        return _Remembered(context, state.version, held.tokens, held.newer, scratch, now)
 
-    def _release_excess(self, context: C, known: _Remembered[C]) -> None:
-        """Let go of the oldest events, of some at once: it costs a commit and moves the version."""
+    def _drop_excess(self, context: C, known: _Remembered[C]) -> None:
+        """Give up the oldest events, some at once: it costs a commit and moves the version."""
         excess = len(known.held) - int(self._settings.context_max_events * KEPT_SHARE)
-        released = {seq: known.held.pop(seq) for seq in sorted(known.held)[:excess]}
-        context.drop(set(released))
+        dropped = {seq: known.held.pop(seq) for seq in sorted(known.held)[:excess]}
+        context.drop(set(dropped))
         known.version += 1
-        tokens = tuple(released.values())
+        tokens = tuple(dropped.values())
         done = self._settle_later(context.scope, tokens)
-        releasing = asyncio.create_task(self._release(context.scope, tokens, known.version, done))
-        self._releasing.add(releasing)  # nobody else keeps it
-        releasing.add_done_callback(self._releasing.discard)
+        dropping = self._drop(context.scope, tokens, known.version, done)
+        self._store.background.start(dropping, "dropping what a scope holds too much")
 
-    async def _release(
+    async def _drop(
         self, scope: Scope, tokens: tuple[Token, ...], version: int, done: Done
     ) -> None:
-        fetch, subscriber = self._store.by_index, self._store.subscriber
+        most = self._settings.context_max_events
+        reason = f"the scope held more than CONTEXT_MAX_EVENTS ({most}): these were the oldest"
         try:
-            released = await hold.release(fetch, subscriber, scope, tokens)
+            dropped, versions = await self._store.drop_held([ToDrop(scope, tokens)], reason)
         except Exception as error:
             done(error)
+        except asyncio.CancelledError:
+            done(InterruptedError("the drop was cancelled"))
+            raise
         else:
-            done(released == (len(tokens), version))
+            done((dropped, versions[scope]) == (len(tokens), version))
 
 
 @lru_cache(maxsize=1_000)

@@ -13,24 +13,21 @@ from .offline import OfflineModel
 OPENAI = "https://api.openai.com/v1"
 
 
-def build_model(settings: Settings) -> Model:
-    """Return the model named by `DEFAULT_MODEL`.
+def build_model(settings: Settings, named_by: str | None = None) -> Model:
+    """Return the model named by `DEFAULT_MODEL`; `named_by` is what else to correct if it is wrong.
 
     Raises:
         StartupError: the name is unknown, or its key is missing.
     """
     if settings.default_model == "offline":
         return OfflineModel()
+    named = named_by or f"DEFAULT_MODEL={settings.default_model!r}"
     if ":" not in settings.default_model:
-        raise StartupError(
-            f"DEFAULT_MODEL={settings.default_model!r} names no provider: write for example openai:gpt-5-mini."
-        )
+        raise StartupError(f"{named} names no provider: write for example openai:gpt-5-mini.")
     try:
         return infer_model(settings.default_model, lambda name: _provider(name, settings))
     except (UserError, ValueError, ImportError) as error:
-        raise StartupError(
-            f"DEFAULT_MODEL={settings.default_model!r} cannot be used: {error}"
-        ) from error
+        raise StartupError(f"{named} cannot be used: {error}") from error
 
 
 def _provider(name: str, settings: Settings) -> Provider[Any]:

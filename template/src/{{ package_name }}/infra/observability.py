@@ -12,11 +12,14 @@ from typing import Any
 import logfire
 from fastapi import FastAPI, Request, WebSocket
 from logfire import LevelName
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Status
+from opentelemetry.util.types import Attributes
 
 from .. import COMMAND
 from ..config import Settings
+from .text import storable, storable_json
 
 LEVELS: dict[str, LevelName] = {
     "TRACE": "trace",
@@ -24,6 +27,7 @@ LEVELS: dict[str, LevelName] = {
     "INFO": "info",
     "WARNING": "warn",
     "ERROR": "error",
+    "FATAL": "fatal",
 }
 SQL = "asyncpg"  # in the name of who traces statements
 SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
@@ -46,9 +50,10 @@ def configure_observability(settings: Settings) -> None:
         environment=settings.environment,
         console=False if as_json else _console(level),
         min_level=level,  # what is below costs nothing, the traces of decisions too
-        additional_span_processors=[SimpleSpanProcessor(JsonLines(settings.log_level))]
-        if as_json
-        else None,
+        additional_span_processors=[
+            StorableText(),  # before all that export
+            *([SimpleSpanProcessor(JsonLines(settings.log_level))] if as_json else []),
+        ],
         inspect_arguments=False,
         distributed_tracing=True,  # a caller's trace goes on here
     )
@@ -61,6 +66,7 @@ def configure_for_commands() -> None:
     """Show a command's warnings on the terminal, and nothing else: people read what it prints."""
     logfire.configure(
         send_to_logfire=False,
+        additional_span_processors=[StorableText()],
         console=_console("warn"),
         min_level="warn",
         metrics=False,  # a collector that is away would keep the command waiting at its end
@@ -94,6 +100,36 @@ def _refused(_: Request | WebSocket, found: dict[str, Any]) -> dict[str, Any] | 
     """Keep of a request's arguments what was wrong: the rest has settings, and what clients sent."""
     errors = [{key: error[key] for key in ("loc", "type", "msg")} for error in found["errors"]]
     return {"errors": errors} if errors else None
+
+
+class StorableText(SpanProcessor):
+    """Makes the text of a finished span encodable for every exporter after it.
+
+    The exporters' protocol refuses a lone surrogate, and with it every span of the same batch.
+    """
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Replace what cannot be encoded in names, attributes, exceptions and the status."""
+        # The SDK has no public way to change a finished span, which all exporters share.
+        parts = vars(span)
+        parts["_name"] = storable(span.name)
+        if _unencodable(span.attributes):
+            parts["_attributes"] = _storable(span.attributes)
+        if any(_unencodable(event.attributes) for event in span.events):
+            parts["_events"] = [
+                Event(event.name, _storable(event.attributes), event.timestamp)
+                for event in span.events
+            ]
+        if said := span.status.description:
+            parts["_status"] = Status(span.status.status_code, storable(said))
+
+
+def _unencodable(attributes: Attributes) -> bool:
+    return any(not str(value).isascii() for value in (attributes or {}).values())
+
+
+def _storable(attributes: Attributes) -> Attributes:
+    return storable_json(dict(attributes or {}))
 
 
 class JsonLines(SpanExporter):

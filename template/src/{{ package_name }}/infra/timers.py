@@ -23,10 +23,26 @@ LONGEST_NAP: Seconds = 60.0  # then the database's clock is asked again: this ma
 
 
 async def run_timers(store: EventStore, timers: Mapping[str, Schedule]) -> None:
-    """Publish the ticks of all timers, given as names and schedules, until cancelled."""
-    async with asyncio.TaskGroup() as group:
-        for name, schedule in timers.items():
-            group.create_task(_run_timer(store, name, schedule))
+    """Publish the ticks of all timers, given as names and schedules, until cancelled.
+
+    Raises:
+        RuntimeError: other code cancelled a timer.
+    """
+    running = [
+        asyncio.create_task(_run_timer(store, name, schedule), name=f"timer {name}")
+        for name, schedule in timers.items()
+    ]
+    try:
+        # A group of tasks would not notice that one of them was cancelled by other code.
+        ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for timer in running:
+            timer.cancel()
+        results = await asyncio.gather(*running, return_exceptions=True)
+    failed = next((each for each in results if isinstance(each, Exception)), None)
+    raise failed or RuntimeError(
+        f"{', '.join(each.get_name() for each in ended)}: it was cancelled"
+    )
 
 
 async def _run_timer(store: EventStore, name: str, schedule: Schedule) -> None:

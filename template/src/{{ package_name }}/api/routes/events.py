@@ -1,4 +1,4 @@
-"""Taking events in, looking at them, and looking after the dead letters."""
+"""Taking events in, and looking at them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -7,12 +7,16 @@ from fastapi import APIRouter, Body, HTTPException, Query
 from pydantic import BaseModel
 
 from ...core.events import Event
-from ...infra.store import InvalidEvent
+from ...infra.store import InvalidEvent, UnreadableEvent
+from ...infra.store.log import Wanted
+from .. import ids as ids  # registers the kind of path parameter
 from ..deps import SettingsDep, StoreDep
-from ..errors import PROBLEMS, PUBLISHING, missing
+from ..errors import PROBLEMS, PUBLISHING, missing, refuse_nul
 from ..incoming import IncomingEvent
 
 router = APIRouter(responses=PROBLEMS)
+one = APIRouter(responses=PROBLEMS)
+"""Matches any address below `/events`, so all others come before it."""
 
 
 class Accepted(BaseModel):
@@ -41,7 +45,7 @@ class Delivery(BaseModel):
 class EventDetails(BaseModel):
     """An event of the log and what became of it."""
 
-    event: Event
+    event: Event | UnreadableEvent
     recorded_at: datetime
     deliveries: list[Delivery]
 
@@ -49,36 +53,8 @@ class EventDetails(BaseModel):
 class EventPage(BaseModel):
     """Events, newest first; `before` leads to the next page."""
 
-    events: list[Event]
+    events: list[Event | UnreadableEvent]
     before: int | None
-
-
-class DeadLetterDetails(BaseModel):
-    """An event that was given up, and why."""
-
-    id: str
-    type: str
-    source: str
-    scope: str
-    timestamp: datetime
-    attempts: int
-    error: str | None
-    traceback: str | None
-    dead_at: datetime
-
-
-class DeadLetters(BaseModel):
-    """The newest dead letters."""
-
-    count: int
-    events: list[DeadLetterDetails]
-
-
-class Retrying(BaseModel):
-    """The event is due again."""
-
-    status: Literal["retrying"]
-    event_id: str
 
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -111,42 +87,21 @@ async def list_events(
     before: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     limit: Limit = 100,
 ) -> EventPage:
-    """Look at the newest events, of these types and of this scope if given."""
-    found = await store.page(type, scope=_storable(scope), before=before, limit=limit)
+    """Look at the newest events, of these types and of this scope if given.
+
+    What this code cannot read is there as it is stored, with the reason in `unreadable`.
+    """
+    refuse_nul(scope, *(type or []))
+    found = await store.log.page(Wanted(type, scope), before, limit)
     return EventPage(events=found, before=found[-1].seq if len(found) == limit else None)
 
 
-@router.get("/dlq")
-async def list_dlq(store: StoreDep, limit: Limit = 100) -> DeadLetters:
-    """Look at the newest dead letters."""
-    letters = [
-        DeadLetterDetails.model_validate(item._asdict()) for item in await store.dlq_list(limit)
-    ]
-    return DeadLetters(count=len(letters), events=letters)
-
-
-@router.post("/dlq/{event_id}/retry", responses=missing("dead letter"))
-async def retry_dlq_event(event_id: str, store: StoreDep) -> Retrying:
-    """Give a dead letter all its attempts again."""
-    if not await store.dlq_retry(_storable(event_id) or ""):
-        raise HTTPException(404, f"event_id: there is no dead letter {event_id!r}")
-    return Retrying(status="retrying", event_id=event_id)
-
-
-@router.get("/{event_id}", responses=missing("event"))
+@one.get("/{event_id:event_id}", responses=missing("event"))
 async def get_event(event_id: str, store: StoreDep) -> EventDetails:
     """Look at one event and what became of it."""
-    event = await store.find(_storable(event_id) or "")
+    refuse_nul(event_id)
+    event = await store.log.find(event_id)
     if event is None:
         raise HTTPException(404, f"event_id: there is no event {event_id!r}")
     deliveries = [Delivery(**status._asdict()) for status in await store.status(event.id)]
     return EventDetails(event=event, recorded_at=event.recorded_at, deliveries=deliveries)
-
-
-def _storable(text: str | None) -> str | None:
-    """Refuse a text that PostgreSQL would not even look for."""
-    if text is not None and "\x00" in text:
-        raise InvalidEvent(
-            "the address has a NUL character, which nothing stored has: leave it out"
-        )
-    return text

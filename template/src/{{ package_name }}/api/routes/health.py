@@ -1,15 +1,13 @@
 """Is the process alive, and is it ready for work?"""
 
-import asyncio
 from typing import Literal
 
-import logfire
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ...core.types import Seconds
-from ...infra.database import DATABASE_AWAY
+from ...infra.text import storable
 from ...runtime import Service
 from ..deps import ServiceDep
 
@@ -36,13 +34,17 @@ class Health(BaseModel):
 
 
 class ModelState(BaseModel):
-    """The circuit breaker before the model; while it is open, events wait."""
+    """The circuit breaker before one model; while it is open, events wait."""
 
+    name: str
+    """As `DEFAULT_MODEL` or the agent's code names it."""
     breaker: Literal["closed", "open", "half-open"]
     retry_in: Seconds
     """How long the model is still left alone."""
+    cause: Literal["outage", "misconfigured", "budget"] | None
+    """Why no decision can use it: it does not answer, an operator must act, or the hour's budget is spent."""
     error: str | None
-    """Why its last request failed."""
+    """Why its last request failed; for `misconfigured`, also what to correct."""
 
 
 class Readiness(BaseModel):
@@ -51,6 +53,9 @@ class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     database: str
     model: ModelState
+    """The one of `DEFAULT_MODEL`."""
+    models: dict[str, ModelState]
+    """All that were used since the process started, by name."""
     tasks: dict[str, TaskState]
 
 
@@ -80,10 +85,5 @@ def _all_run(service: Service) -> bool:
 
 
 async def _database(service: Service) -> str:
-    try:
-        with logfire.suppress_instrumentation():  # asked every few seconds
-            async with asyncio.timeout(READY_TIMEOUT):
-                await service.store.fetch("SELECT 1")
-    except DATABASE_AWAY as error:
-        return f"away: {str(error) or type(error).__name__}"
-    return "ok"
+    problem = await service.readiness.problem(READY_TIMEOUT)
+    return "ok" if problem is None else storable(f"unavailable: {problem}")

@@ -4,7 +4,8 @@ Each message is `{"content": "..."}`, optionally with an `id` so that it can be 
 and is answered by `{"ack": id}` once it is stored or by `{"error": sentence}`. Actions arrive as
 `{"action": event, "cursor": "..."}`. Connect with `?after=` and the last cursor seen to get what was
 missed since, each action once and in order; `?after=0` gives all from the beginning. A message with
-nothing but a cursor says that the client has caught up.
+nothing but a cursor says that the client has caught up. An action that this code cannot read comes as
+`{"unreadable": action, "cursor": "..."}`, as it is stored and with the reason.
 """
 
 import asyncio
@@ -21,16 +22,18 @@ from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import WebSocketEvent
-from ...infra.database import DATABASE_AWAY
-from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
+from ...infra.database import DatabaseUnavailable
+from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent, UnreadableEvent
+from ...infra.text import shorten, storable
 from ...infra.tracing import continuing
 from ..auth import key_of, may_use_client
 from ..deps import HubDep, SettingsDep, StoreDep
-from ..errors import AWAY, sentence_of
+from ..errors import UNAVAILABLE, sentence_of
 from ..hub import Hub, TooMany, TooSlow, Wants
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455 and its registry
 LONGEST_CLIENT_ID = 100  # characters
+LONGEST_REASON = 123  # bytes of a close frame's reason (RFC 6455)
 
 router = APIRouter()
 
@@ -47,19 +50,23 @@ async def websocket_endpoint(
     """Serve one client until it leaves."""
     key = key_of(settings, websocket.headers.get("authorization"))
     if key is None or not may_use_client(key, client_id):
-        await websocket.close(POLICY_VIOLATION, "send a valid key as `Authorization: Bearer <key>`")
+        await _close(websocket, POLICY_VIOLATION, "send a valid key as `Authorization: Bearer`")
         return
     if len(client_id) > LONGEST_CLIENT_ID or "\x00" in client_id:
-        await websocket.close(POLICY_VIOLATION, "client_id: use at most 100 characters and no NUL")
+        await _close(websocket, POLICY_VIOLATION, "client_id: use at most 100 characters, no NUL")
         return
     try:
         cursor = Cursor.parse(after) if after else None
     except ValueError as error:
-        await websocket.close(POLICY_VIOLATION, str(error))
+        await _close(websocket, POLICY_VIOLATION, str(error))
         return
     await websocket.accept()
     client = Client(websocket, client_id, settings)
     await _serve(client, store, hub, cursor)
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    await websocket.close(code, shorten(reason, LONGEST_REASON))
 
 
 @dataclass
@@ -105,7 +112,7 @@ async def _part(client: Client, errors: list[Exception]) -> None:
         if isinstance(error, TooSlow | TooMany):
             with contextlib.suppress(TimeoutError, WebSocketDisconnect):
                 async with asyncio.timeout(client.settings.api_client_patience):
-                    await client.websocket.close(TRY_AGAIN_LATER, str(error))
+                    await _close(client.websocket, TRY_AGAIN_LATER, str(error))
         elif not isinstance(error, WebSocketDisconnect):
             logfire.error("WebSocket failed: {error}", error=repr(error), client_id=client.id)
     reasons = [str(error) for error in errors]
@@ -133,10 +140,10 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
         event = _parse(text, client)
         await store.publish(event)
     except (InvalidEvent, EventConflict) as error:
-        return {"error": str(error)}
-    except DATABASE_AWAY as error:
-        logfire.warn("The database is away: {error}", error=repr(error))
-        return {"error": AWAY}
+        return {"error": storable(str(error))}
+    except DatabaseUnavailable as error:
+        logfire.warn("The database is unavailable: {error}", error=str(error))
+        return {"error": UNAVAILABLE}
     return {"ack": event.id}
 
 
@@ -146,7 +153,7 @@ def _parse(text: str, client: Client) -> WebSocketEvent:
         raise InvalidEvent(f"message: it is larger than {max_bytes} bytes; send less")
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a thousand brackets
         raise InvalidEvent('message: it is not JSON; send {"content": "..."}') from error
     if not isinstance(data, dict) or "content" not in data:
         raise InvalidEvent('content: it is missing; send {"content": "..."}')
@@ -165,5 +172,8 @@ async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
                 await client.tell({"cursor": str(cursor)})
                 continue
             action = event.model_dump(mode="json")
+            if isinstance(event, UnreadableEvent):
+                await client.tell({"unreadable": action, "cursor": str(cursor)})
+                continue
             with continuing(event), logfire.span("ws.push", client_id=client.id):
                 await client.tell({"action": action, "cursor": str(cursor)})

@@ -6,10 +6,12 @@ the ack happen exactly once; a stale worker cannot ack.
 
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
-from .codec import InvalidEvent
+from .codec import Stored, UnreadableEvent
 from .cursor import Cursor
 from .hold import ScopeMoved
+from .log import Latest
 from .publish import EventConflict
+from .refusal import InvalidEvent
 from .schema import EventRecord, StoreBase
 from .store import EventStore
 
@@ -21,8 +23,11 @@ __all__ = [
     "EventRecord",
     "EventStore",
     "InvalidEvent",
+    "Latest",
     "QueueStats",
     "ScopeMoved",
     "StoreBase",
+    "Stored",
     "Token",
+    "UnreadableEvent",
 ]

@@ -38,12 +38,16 @@ DELETE FROM deliveries d USING events e
 RETURNING d.seq
 """
 
-# Never an event that is owed to anybody, held and dead ones included.
+# Never an event that has a delivery, held and dead ones included. Nor an `agent.dropped` while an
+# event that it covers has a delivery for another subscriber and so stays: its status would be lost.
 PRUNE = """
 DELETE FROM events WHERE seq IN (
     SELECT e.seq FROM events e
      WHERE e.recorded_at < now() - $1::float8 * interval '1 second' AND e.seq > $3
        AND NOT EXISTS (SELECT FROM deliveries d WHERE d.seq = e.seq)
+       AND (e.type <> 'agent.dropped' OR NOT EXISTS (
+           SELECT FROM jsonb_array_elements_text(e.payload -> 'covers') AS c (id)
+             JOIN events k ON k.id = c.id JOIN deliveries d ON d.seq = k.seq))
      ORDER BY e.seq
      LIMIT $2)
 RETURNING seq
@@ -75,6 +79,8 @@ SELECT s.name AS subscriber,
  GROUP BY s.name
  ORDER BY s.name
 """
+
+SUBSCRIBERS = "SELECT name FROM subscriptions ORDER BY name"
 
 STATUS = """
 SELECT subscriber, status, attempts, error FROM event_status WHERE id = $1 ORDER BY subscriber

@@ -18,6 +18,8 @@ class Token(NamedTuple):
     """Nothing else is in this worker's hand, because a worker died holding this event."""
     attempt: int = 1
     """How often the event was taken, this time included."""
+    scope: Scope = ""
+    """Whose memory the event belongs to; empty where that is not known."""
 
 
 # The time of the claim in microseconds. Claims are not flushed to disk one by one: a server that crashes
@@ -121,6 +123,16 @@ RETURNING d.seq, d.fence
 """
 
 
+# Versions before 0.2 stored waits as providers named them, some of which end in fifty years.
+RECALL = """
+UPDATE deliveries
+   SET due_at = now()
+ WHERE subscriber = $1 AND due_at > now() + $2::float8 * interval '1 second'
+   AND lease IS NULL AND held_at IS NULL AND dead_at IS NULL
+RETURNING seq
+"""
+
+
 async def claim(
     fetch: Fetch,
     subscriber: str,
@@ -165,6 +177,11 @@ async def hand_back(
 ) -> set[int]:
     """Return deliveries unhandled, with the attempt that the claim counted."""
     return seqs(await fetch(HAND_BACK, subscriber, *columns(tokens), delay))
+
+
+async def recall(fetch: Fetch, subscriber: str, longest: Seconds) -> int:
+    """Make due what would wait for more than `longest`; return how many deliveries."""
+    return len(await fetch(RECALL, subscriber, longest))
 
 
 async def renew(fetch: Fetch, subscriber: str, tokens: Iterable[Token], lease: Seconds) -> set[int]:

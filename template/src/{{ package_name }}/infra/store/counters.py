@@ -27,8 +27,9 @@ class Tally:
 
 
 published = Tally("events.published", "{event}", "Accepted into the log")
-handled = Tally("events.handled", "{event}", "Settled: filtered out, answered, or let go")
+handled = Tally("events.handled", "{event}", "Settled: filtered out, answered, or dropped")
 failed = Tally("events.failed", "{event}", "Attempts that failed and are to be repeated")
+dropped = Tally("events.dropped", "{event}", "Held too long, or too many in a scope: given up")
 dead = Tally("events.dead", "{event}", "Given up")
 lease_expired = Tally("leases.expired", "{lease}", "Taken over from a worker that fell silent")
 stale = Tally("acks.stale", "{ack}", "Came too late to count: another worker has the event")

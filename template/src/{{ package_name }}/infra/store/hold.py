@@ -4,15 +4,20 @@ An accumulated event is not acknowledged but held: its delivery leaves the claim
 So nothing has to be saved twice, and nothing assumes that events become visible in order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import logfire
+
+from ...core.events import Event
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
+from ..text import storable, storable_json
 from . import counters
-from .claim import Token, columns
-from .codec import EVENT_COLUMNS, load_json
+from .claim import NEW_FENCE, Token, columns, seqs
+from .codec import EVENT_COLUMNS, NewerEvent, Unreadable, decode, decode_known, load_json
+from .refusal import InvalidEvent, find_unstorable
 
 # `version` moves when events leave the scope, `held` grows when they enter: together they tell
 # whether a cached context is still the whole truth, at the price of one small read.
@@ -34,9 +39,12 @@ SELECT {EVENT_COLUMNS}, d.fence
 COVERED = f"""
 SELECT {EVENT_COLUMNS}
   FROM events a
- CROSS JOIN LATERAL jsonb_array_elements_text(a.payload -> 'covers') AS c (id)
+ CROSS JOIN LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(a.payload -> 'covers') WHEN 'array' THEN a.payload -> 'covers'
+            ELSE '[]' END) AS c (id)
   JOIN events e ON e.id = c.id
  WHERE a.scope = $1 AND a.type = 'agent.action'
+   AND a.source = $3
    AND a.recorded_at > now() - $2::float8 * interval '1 second'
    AND e.recorded_at > now() - $2::float8 * interval '1 second'
 """  # noqa: S608 - no value goes in, only the list of columns
@@ -51,37 +59,33 @@ VALUES ($1, $2, 1, $4::text::jsonb, now())
 RETURNING version, last_action_at
 """
 
-# The version moves, since a count that others add to meanwhile would not show what is gone.
-RELEASE = """
-WITH released AS (
-    DELETE FROM deliveries d USING unnest($3::bigint[], $4::bigint[]) AS t (seq, fence)
-     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
-    RETURNING d.seq
-), moved AS (
+# What no decision can see must not be settled by one. The scope's version moves first, as with an
+# action: a cached context that still shows these events may not act, and a new fence voids its tokens.
+DEAD_LETTER = f"""
+WITH moved AS (
     INSERT INTO scopes (subscriber, scope, version) VALUES ($1, $2, 1)
         ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
     RETURNING version
 )
-SELECT (SELECT count(*) FROM released) AS released, version FROM moved
-"""
-
-RELEASE_AGED = """
-WITH released AS (
-    DELETE FROM deliveries
-     WHERE subscriber = $1 AND held_at < now() - $2::float8 * interval '1 second'
-    RETURNING scope
-), counted AS (
-    SELECT scope, count(*) AS events FROM released GROUP BY scope
-), moved AS (
-    INSERT INTO scopes (subscriber, scope, version) SELECT $1, scope, 1 FROM counted
-        ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
-)
-SELECT coalesce(sum(events), 0)::bigint AS events FROM counted
-"""
+UPDATE deliveries d
+   SET held_at = NULL, dead_at = now(), fence = {NEW_FENCE}, error = t.error, traceback = NULL
+  FROM unnest($3::bigint[], $4::bigint[], $5::text[]) AS t (seq, fence, error),
+       (SELECT count(*) FROM moved) AS once
+ WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+RETURNING d.seq
+"""  # noqa: S608 - no value goes in, only the expression of a fence
 
 
 class ScopeMoved(Exception):
     """Another worker changed the scope meanwhile: rebuild its context and decide again."""
+
+
+class UnreadableHold(NamedTuple):
+    """A held event that this code cannot read, and why."""
+
+    token: Token
+    id: str
+    reason: str
 
 
 class ScopeState(NamedTuple):
@@ -93,20 +97,75 @@ class ScopeState(NamedTuple):
     last_action_at: datetime | None
 
 
+class Held(NamedTuple):
+    """What a scope holds, as one reading of the database has it."""
+
+    state: ScopeState
+    events: list[Event]
+    tokens: dict[int, Token]
+    """Of the events, by `seq`: nothing else may be settled by a decision on them."""
+    newer: int
+    """How many more there are, of versions that only newer code knows."""
+    unreadable: list[UnreadableHold]
+
+
 async def read_state(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState:
     """Return the state of a scope, which need not exist yet."""
     row = (await fetch(STATE, subscriber, scope))[0]
-    return ScopeState(row["version"], row["held"], load_json(row["scratch"]), row["last_action_at"])
+    notes = _read_notes(scope, row["scratch"])
+    return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
 
 
-async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Sequence[Row]:
-    """Return the rows of the events that a scope holds, each with its fence."""
-    return await fetch(HELD, subscriber, scope)
+def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:
+    try:
+        return load_json(scratch)
+    except ValueError as error:  # earlier code stored notes that are nested too deeply
+        logfire.error(
+            "The notes of {scope} cannot be read and start empty: {error}",
+            scope=scope,
+            error=str(error),
+        )
+        return {}
 
 
-async def read_covered(fetch: Fetch, scope: Scope, seconds: Seconds) -> Sequence[Row]:
-    """Return the rows of the recent events that actions of this scope answered."""
-    return await fetch(COVERED, scope, seconds)
+def write_notes(scratch: Mapping[str, Any]) -> str:
+    """Return a scope's notes as JSON that the next worker can read.
+
+    Raises:
+        InvalidEvent: they have a number, a nesting or a value that JSON's readers refuse.
+    """
+    notes = storable_json(scratch)
+    problem = find_unstorable(notes, "scratch")
+    if problem is not None:
+        raise problem
+    try:
+        written = to_json(notes)
+        load_json(written)
+    except ValueError as error:
+        raise InvalidEvent(f"scratch: it is no JSON ({error}): keep flat values in it") from error
+    return written
+
+
+async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Held:
+    """Return a scope's state and the events that it holds, each with the token that settles it.
+
+    A held event that this code cannot read is dead-lettered with the reason: no decision could see
+    it. One of a newer version stays as it is, for a worker that knows the version.
+    """
+    while True:
+        state = await read_state(fetch, subscriber, scope)
+        held = _decode(await fetch(HELD, subscriber, scope), state)
+        if not held.unreadable:
+            return held
+        await _dead_letter(fetch, subscriber, scope, held.unreadable)
+
+
+async def read_covered(
+    fetch: Fetch, subscriber: str, scope: Scope, seconds: Seconds
+) -> list[Event]:
+    """Return the recent events that actions of this subscriber and scope answered."""
+    rows = await fetch(COVERED, scope, seconds, f"agent:{subscriber}")
+    return [event for row in rows if (event := decode_known(row))]
 
 
 async def move(
@@ -123,17 +182,33 @@ async def move(
     return rows[0]
 
 
-async def release(
-    fetch: Fetch, subscriber: str, scope: Scope, tokens: Iterable[Token]
-) -> tuple[int, int]:
-    """Let go of events that a scope holds; return how many were there, and the scope's version."""
-    row = (await fetch(RELEASE, subscriber, scope, *columns(tokens)))[0]
-    counters.handled.add(row["released"])
-    return row["released"], row["version"]
+def _decode(rows: Sequence[Row], state: ScopeState) -> Held:
+    held = Held(state, [], {}, 0, [])
+    for row in rows:
+        token = Token(row["seq"], row["fence"])
+        try:
+            held.events.append(decode(row))
+            held.tokens[token.seq] = token
+        except NewerEvent as error:
+            logfire.warn("Held for a worker with newer code: {reason}", reason=str(error))
+            held = held._replace(newer=held.newer + 1)
+        except Unreadable as error:
+            reason = f"it is not a valid {row['type']} event any more: {error}"
+            held.unreadable.append(UnreadableHold(token, row["id"], reason))
+    return held
 
 
-async def release_aged(fetch: Fetch, subscriber: str, age: Seconds) -> int:
-    """Let go of what has been held for longer than `age`, in any scope; return how many."""
-    released = (await fetch(RELEASE_AGED, subscriber, age))[0]["events"]
-    counters.handled.add(released)
-    return released
+async def _dead_letter(
+    fetch: Fetch, subscriber: str, scope: Scope, unreadable: list[UnreadableHold]
+) -> None:
+    """Give up held events that cannot be read; what another worker settled meanwhile is left alone."""
+    in_order = sorted(unreadable)
+    reasons = [storable(each.reason) for each in in_order]
+    tokens = columns(each.token for each in in_order)
+    died = seqs(await fetch(DEAD_LETTER, subscriber, scope, *tokens, reasons))
+    counters.dead.add(len(died))
+    for each in in_order:
+        if each.token.seq in died:
+            logfire.error(
+                "Held event {id} was dead-lettered: {reason}", id=each.id, reason=each.reason
+            )

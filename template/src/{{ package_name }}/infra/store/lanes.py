@@ -7,18 +7,18 @@ the commit that covers it.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import asyncpg
+import logfire
 
-from ...core.types import Seconds
-from ..database import DATABASE_AWAY, Row
+from ..database import CLOSE_TIMEOUT, COMMIT_TIMEOUT, DatabaseUnavailable, Row
 
 FLUSH_MOST = 1_000  # items a statement: beyond it, waiting costs more than sharing saves
-
-CLOSE_TIMEOUT: Seconds = 2.0  # a server that does not say goodbye is left without
+CHECK = "SELECT 1"
 
 type Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -30,21 +30,54 @@ class Lane:
         self._connect = connect
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()  # a connection runs one statement at a time
+        self._refused_at = 0.0
+        self._refused = ""
+        """Why the last connection could not be opened, and when that was known."""
 
     async def fetch(self, sql: str, /, *args: object) -> Sequence[Row]:
-        """Run one statement, in a transaction of its own, and return its rows."""
+        """Run one statement, in a transaction of its own, and return its rows.
+
+        Raises:
+            DatabaseUnavailable: it cannot be run, or the server did not answer within the limit.
+        """
+        asked = time.monotonic()
         async with self._turn:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connect()
-            return await self._connection.fetch(sql, *args)
+            connection = await self._connected(asked)
+            return await connection.fetch(sql, *args)
+
+    async def check(self) -> None:
+        """Ask the server for an answer, behind what runs on the connection already.
+
+        Raises:
+            DatabaseUnavailable: there is no answer.
+        """
+        await self.fetch(CHECK)
 
     async def close(self) -> None:
-        """Close the connection once what runs on it is done."""
-        async with self._turn:
-            if self._connection is not None:
-                with contextlib.suppress(*DATABASE_AWAY):  # gone already, or it does not answer
-                    await self._connection.close(timeout=CLOSE_TIMEOUT)
-                self._connection = None
+        """Close the connection once what runs on it is done, within `CLOSE_TIMEOUT`."""
+        with contextlib.suppress(TimeoutError, DatabaseUnavailable, asyncpg.InterfaceError):
+            async with asyncio.timeout(CLOSE_TIMEOUT), self._turn:
+                if self._connection is not None:
+                    await self._connection.close()
+        self.terminate()
+
+    def terminate(self) -> None:
+        """End the connection at once: what runs on it fails."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _connected(self, asked: float) -> asyncpg.Connection:
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        if self._refused_at > asked:  # while this caller waited: one timeout is enough for all
+            raise DatabaseUnavailable(self._refused)
+        try:
+            self._connection = await self._connect()
+        except DatabaseUnavailable as error:
+            self._refused, self._refused_at = str(error), time.monotonic()
+            raise
+        return self._connection
 
 
 class SharedFlush[Item, Result]:
@@ -74,16 +107,24 @@ class SharedFlush[Item, Result]:
             self._flushing = asyncio.create_task(self._flush_all())
 
     async def close(self) -> None:
-        """Wait until everything that was submitted is settled."""
-        while self._flushing is not None and not self._flushing.done():
+        """Wait until everything that was submitted is settled; after `COMMIT_TIMEOUT` the rest fails."""
+        if self._flushing is None or self._flushing.done():
+            return
+        await asyncio.wait([self._flushing], timeout=COMMIT_TIMEOUT)
+        if not self._flushing.done():
+            self._flushing.cancel()
             await asyncio.wait([self._flushing])
 
     async def _flush_all(self) -> None:
-        while self._waiting:
-            count = min(FLUSH_MOST, len(self._waiting))
-            await self._flush_some([self._waiting.popleft() for _ in range(count)])
-            # Who got a result just now may have more to send: let that share the next commit.
-            await asyncio.sleep(0)
+        try:
+            while self._waiting:
+                count = min(FLUSH_MOST, len(self._waiting))
+                await self._flush_some([self._waiting.popleft() for _ in range(count)])
+                # Who got a result just now may have more to send: let that share the next commit.
+                await asyncio.sleep(0)
+        finally:  # cancelled by other code: no other task would give these a result
+            waiting, self._waiting = self._waiting, deque()
+            _report(waiting, [_interrupted()] * len(waiting))
 
     async def _flush_some(
         self, batch: list[tuple[Item, Callable[[Result | Exception], None]]]
@@ -91,14 +132,32 @@ class SharedFlush[Item, Result]:
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:
-            away = isinstance(error, DATABASE_AWAY) and not isinstance(error, ValueError)
-            if len(batch) > 1 and not away:  # a ValueError: asyncpg cannot encode one of them
+            if len(batch) > 1 and not isinstance(error, DatabaseUnavailable):
                 for each in batch:
                     await self._flush_some([each])
                 return
             results = [error] * len(batch)
-        for (_, done), result in zip(batch, results, strict=True):
+        except BaseException:
+            _report(batch, [_interrupted()] * len(batch))
+            raise
+        _report(batch, results)
+
+
+def _interrupted() -> Exception:
+    """Return the error of a commit of which nobody knows whether it was made."""
+    return DatabaseUnavailable("the commit was interrupted: repeat it, with the same ids")
+
+
+def _report[Item, Result](
+    batch: Iterable[tuple[Item, Callable[[Result | Exception], None]]],
+    results: Sequence[Result | Exception],
+) -> None:
+    """Give each caller its result; one whose callback fails keeps none of the others from theirs."""
+    for (_, done), result in zip(batch, results, strict=True):
+        try:
             done(result)
+        except Exception:
+            logfire.exception("The callback of a commit failed")
 
 
 def _resolve[Result](future: asyncio.Future[Result], result: Result | Exception) -> None:

@@ -1,4 +1,7 @@
-"""Reading the log: replaying it, and following it as it grows."""
+"""Reading the log: replaying it, and following it as it grows.
+
+An event that this code cannot read stops no reader: it comes as an `UnreadableEvent` with the reason.
+"""
 
 import asyncio
 import contextlib
@@ -12,10 +15,12 @@ import logfire
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope
-from ..database import DATABASE_AWAY, Fetch
-from .codec import EVENT_COLUMNS, decode_known
+from ..database import LONG, READ_COMMITTED, DatabaseUnavailable, Fetch
+from .codec import EVENT_COLUMNS, Stored, UnreadableEvent, decode_any, decode_known
 from .cursor import Cursor, Snapshot
+from .wake import Wake
 
+LATEST_MOST = 50_000  # events of the log that a look at the latest walks past: some 80 ms
 CURSOR_ROWS = 500  # fetched at a time: constant memory, few round trips
 
 REPLAY = f"""
@@ -63,6 +68,31 @@ SELECT {EVENT_COLUMNS}
 """  # noqa: S608 - no value goes in, only the list of columns
 
 
+HAS_TYPE = "SELECT FROM events WHERE type = $1 LIMIT 1"
+
+# There is no index by scope: each one that every event is in makes publishing a tenth slower. So the
+# log is walked backwards, and a rare scope would take all of it if the walk were not bounded.
+LATEST = f"""
+SELECT {EVENT_COLUMNS}
+  FROM (SELECT * FROM events ORDER BY seq DESC LIMIT $5) AS e
+ WHERE e.recorded_at >= $3
+   AND ($1::text[] IS NULL OR e.type = ANY ($1))
+   AND ($2::text IS NULL OR e.scope = $2)
+ ORDER BY e.seq DESC
+ LIMIT $4
+"""  # noqa: S608 - no value goes in, only the list of columns
+
+BEYOND = "SELECT recorded_at >= $1 AS wanted FROM events ORDER BY seq DESC OFFSET $2 LIMIT 1"
+
+
+class Latest(NamedTuple):
+    """The newest events of a period, newest first."""
+
+    events: list[Event]
+    complete: bool
+    """Whether all of the period was looked at; if not, only the newest `LATEST_MOST` of the log."""
+
+
 class Wanted(NamedTuple):
     """Which events of the log to read."""
 
@@ -70,81 +100,111 @@ class Wanted(NamedTuple):
     scope: Scope | None = None
 
 
-async def replay(
-    pool: asyncpg.Pool, start: datetime, end: datetime | None, wanted: Wanted
-) -> AsyncGenerator[Event]:
-    """Yield events in order of `(timestamp, seq)` from a server-side cursor; skips what is unknown."""
-    async with pool.acquire() as connection, connection.transaction(readonly=True):
-        await connection.execute(IN_ORDER)
-        await connection.execute(WITHOUT_HASTE)
-        rows = connection.cursor(REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS)
-        async for row in rows:
-            if event := decode_known(row):
-                yield event
+class Log:
+    """The log as it is stored, with what this code cannot read."""
 
+    def __init__(self, fetch: Fetch, pool: asyncpg.Pool, wake: Wake, settings: Settings) -> None:
+        self._fetch = fetch
+        self._pool = pool
+        self._wake = wake
+        self._fallback = settings.event_fallback_check
+        self._patience = settings.database_timeout * LONG
 
-async def end(fetch: Fetch) -> Cursor:
-    """Return the cursor of a reader who has seen all that is visible now."""
-    return Cursor.at(Snapshot.parse((await fetch(NOW))[0]["snapshot"]))
+    async def replay(
+        self, start: datetime, end: datetime | None, wanted: Wanted
+    ) -> AsyncGenerator[Stored]:
+        """Yield past events in order of `(timestamp, seq)` from a server-side cursor."""
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation=READ_COMMITTED, readonly=True),
+        ):
+            await connection.execute(IN_ORDER)
+            await connection.execute(WITHOUT_HASTE)
+            rows = connection.cursor(
+                REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS, timeout=self._patience
+            )
+            async for row in rows:
+                yield decode_any(row)
 
+    async def end(self) -> Cursor:
+        """Return the cursor of a reader who has seen all that is visible now."""
+        return Cursor.at(Snapshot.parse((await self._fetch(NOW))[0]["snapshot"]))
 
-async def read_on(
-    fetch: Fetch, place: Cursor, wanted: Wanted
-) -> AsyncGenerator[tuple[Cursor, Event | None]]:
-    """Yield all that became visible after a cursor, a page at a time; at last None.
+    async def read_on(
+        self, place: Cursor, wanted: Wanted
+    ) -> AsyncGenerator[tuple[Cursor, Stored | None]]:
+        """Yield all that became visible after a cursor, a page at a time; at last None.
 
-    Each comes with the cursor of a reader who has seen it and all before it.
-    """
-    async for pair in _read_window(fetch, place, wanted):
-        yield pair
-    now = await end(fetch)
-    if now.until != place.until:
-        new = Cursor(place.until, now.until, place.until.xmin, 0)
-        async for pair in _read_window(fetch, new, wanted):
+        Each comes with the cursor of a reader who has seen it and all before it.
+        """
+        async for pair in self._read_window(place, wanted):
             yield pair
-    yield now, None
+        now = await self.end()
+        if now.until != place.until:
+            new = Cursor(place.until, now.until, place.until.xmin, 0)
+            async for pair in self._read_window(new, wanted):
+                yield pair
+        yield now, None
 
+    async def _read_window(
+        self, place: Cursor, wanted: Wanted
+    ) -> AsyncGenerator[tuple[Cursor, Stored]]:
+        """Yield what a cursor's second snapshot has beyond its first, and beyond its place."""
+        more = place.before != place.until
+        while more:
+            window = str(place.tx), place.seq, str(place.before), str(place.until)
+            rows = await self._fetch(FOLLOW, *window, *wanted, CURSOR_ROWS)
+            for row in rows:
+                place = place._replace(tx=int(row["tx"]), seq=row["seq"])
+                yield place, decode_any(row)
+            more = len(rows) == CURSOR_ROWS
 
-async def _read_window(
-    fetch: Fetch, place: Cursor, wanted: Wanted
-) -> AsyncGenerator[tuple[Cursor, Event]]:
-    """Yield what a cursor's second snapshot has beyond its first, and beyond its place."""
-    more = place.before != place.until
-    while more:
-        snapshots = str(place.before), str(place.until)
-        rows = await fetch(FOLLOW, str(place.tx), place.seq, *snapshots, *wanted, CURSOR_ROWS)
-        for row in rows:
-            place = place._replace(tx=int(row["tx"]), seq=row["seq"])
-            if event := decode_known(row):
-                yield place, event
-        more = len(rows) == CURSOR_ROWS
-
-
-async def follow(
-    fetch: Fetch, after: Cursor | None, wanted: Wanted, changed: asyncio.Event, settings: Settings
-) -> AsyncGenerator[tuple[Cursor, Event]]:
-    """Yield what becomes visible after a cursor, or from now on; outlasts a database that is away."""
-    place = after
-    while True:
-        changed.clear()
+    async def follow(
+        self, after: Cursor | None, wanted: Wanted
+    ) -> AsyncGenerator[tuple[Cursor, Stored]]:
+        """Yield what becomes visible after a cursor, or from now on, also through an outage."""
+        place, changed = after, self._wake.subscribe()
         try:
-            start = place = place or await end(fetch)
-            async for place, event in read_on(fetch, start, wanted):
-                if event is not None:
-                    yield place, event
-        except DATABASE_AWAY as error:
-            logfire.warn("The log cannot be followed: {error}", error=repr(error))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changed.wait(), settings.event_fallback_check)
+            while True:
+                changed.clear()
+                try:
+                    start = place = place or await self.end()
+                    async for place, event in self.read_on(start, wanted):
+                        if event is not None:
+                            yield place, event
+                except DatabaseUnavailable as error:
+                    logfire.warn("The log cannot be followed: {error}", error=repr(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), self._fallback)
+        finally:
+            self._wake.unsubscribe(changed)
+
+    async def find(self, event_id: str) -> Stored | None:
+        """Return the event with this id."""
+        rows = await self._fetch(FIND, event_id)
+        return decode_any(rows[0]) if rows else None
+
+    async def page(self, wanted: Wanted, before: int | None, limit: int) -> list[Stored]:
+        """Return the newest events below `before`, newest first."""
+        return [decode_any(row) for row in await self._fetch(PAGE, *wanted, before, limit)]
+
+    async def has_type(self, name: str) -> bool:
+        """Tell whether any event of the log has this type; reads all of the log if none has."""
+        return bool(await self._pool.fetch(HAS_TYPE, name, timeout=self._patience))
+
+    async def latest(self, wanted: Wanted, since: datetime, limit: int) -> Latest:
+        """Return the newest events recorded since then, from the newest `LATEST_MOST` of the log."""
+        rows = await self._fetch(LATEST, *wanted, since, limit, LATEST_MOST)
+        events = [event for row in rows if (event := decode_known(row))]
+        if len(rows) == limit:
+            return Latest(events, True)
+        beyond = await self._fetch(BEYOND, since, LATEST_MOST)
+        return Latest(events, not any(row["wanted"] for row in beyond))
 
 
-async def find(fetch: Fetch, event_id: str) -> Event | None:
-    """Return the event with this id."""
-    rows = await fetch(FIND, event_id)
-    return decode_known(rows[0]) if rows else None
-
-
-async def page(fetch: Fetch, wanted: Wanted, before: int | None, limit: int) -> list[Event]:
-    """Return the newest events below `before`, newest first."""
-    rows = await fetch(PAGE, *wanted, before, limit)
-    return [event for row in rows if (event := decode_known(row))]
+def readable(stored: Stored | None) -> Event | None:
+    """Return the event, or None, with a warning, if this code cannot read it."""
+    if isinstance(stored, UnreadableEvent):
+        logfire.warn("Event {id} cannot be read: {error}", id=stored.id, error=stored.unreadable)
+        return None
+    return stored

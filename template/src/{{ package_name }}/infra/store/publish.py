@@ -3,7 +3,8 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple, cast
 
 from logfire.propagate import get_context
 from opentelemetry import trace
@@ -11,8 +12,9 @@ from opentelemetry import trace
 from ...core.events import Event, up_to_date
 from ..database import Fetch, Row
 from . import counters
-from .codec import Encoded, InvalidEvent, encode, load_json
+from .codec import Encoded, Limits, encode, load_json, refuse_invalid
 from .lanes import FLUSH_MOST, Lane, SharedFlush
+from .refusal import InvalidEvent
 
 # One statement, so that an event without its deliveries can never be seen. The rows go in by id
 # order: two flushes that share ids then wait for each other in turn instead of deadlocking.
@@ -63,9 +65,9 @@ class Sent(NamedTuple):
 class Publisher:
     """Publishes for one process: single events share commits on a lane, batches have their own."""
 
-    def __init__(self, lane: Lane, max_depth: int) -> None:
+    def __init__(self, lane: Lane, limits: Limits) -> None:
         self._lane = lane
-        self._max_depth = max_depth
+        self._limits = limits
         self._shared = SharedFlush[Sent, bool](self._flush)
 
     async def publish(self, event: Event) -> bool:
@@ -75,7 +77,7 @@ class Publisher:
             InvalidEvent: it cannot be stored, or its chain of causes is too long.
             EventConflict: its id is known with other content.
         """
-        return await self._shared.submit(check(event, self._max_depth, current_trace()))
+        return await self._shared.submit(check(event, self._limits, current_trace()))
 
     async def close(self) -> None:
         """Wait until what was accepted is committed."""
@@ -87,7 +89,7 @@ class Publisher:
         return results
 
 
-async def insert_events(fetch: Fetch, events: Sequence[Event], max_depth: int) -> int:
+async def insert_events(fetch: Fetch, events: Sequence[Event], limits: Limits) -> int:
     """Insert events and what is owed of them, and return how many were new.
 
     An id that is known with the same content is passed over, so a producer may send again. Call it
@@ -102,7 +104,7 @@ async def insert_events(fetch: Fetch, events: Sequence[Event], max_depth: int) -
     try:
         for start in range(0, len(events), FLUSH_MOST):
             some = events[start : start + FLUSH_MOST]
-            chunk = [check(event, max_depth, traceparent) for event in some]
+            chunk = [check(event, limits, traceparent) for event in some]
             new += await inserting if inserting else 0
             inserting = asyncio.ensure_future(_insert_chunk(fetch, chunk))
             await asyncio.sleep(0)  # sent to the server, which works while we encode the next
@@ -119,14 +121,22 @@ def current_trace() -> str | None:
     return get_context().get("traceparent")
 
 
-def check(event: Event, max_depth: int, traceparent: str | None) -> Sent:
-    """Return the event with its columns, if it may be published, as part of a trace."""
-    if event.meta.depth > max_depth:
-        raise InvalidEvent(
-            f"meta.depth: {event.type} has {event.meta.depth} events behind it and"
-            f" EVENT_MAX_DEPTH is {max_depth}: is the agent feeding on its own actions?"
-        )
-    return Sent(encode(event, traceparent), "timestamp" in event.model_fields_set)
+def check(event: Event, limits: Limits, traceparent: str | None) -> Sent:
+    """Return the event with its columns, if it may be published, as part of a trace.
+
+    Raises:
+        InvalidEvent: it cannot be stored, or its chain of causes is too long.
+    """
+    try:
+        if event.meta.depth > limits.depth:
+            raise InvalidEvent(
+                f"meta.depth: {event.type} has {event.meta.depth} events behind it and"
+                f" EVENT_MAX_DEPTH is {limits.depth}: is the agent feeding on its own actions?"
+            )
+        encoded = encode(event, limits, traceparent)
+    except (AttributeError, TypeError) as error:  # it was made, or changed, past its validation
+        raise refuse_invalid(event, error) from error
+    return Sent(encoded, "timestamp" in event.model_fields_set)
 
 
 async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
@@ -179,13 +189,32 @@ def _conflict(sent: Sent) -> EventConflict:
 def _same(row: Row, sent: Sent) -> bool:
     """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
     new = sent.row
-    return (
-        (row["type"], row["source"], row["scope"]) == (new.type, new.source, new.scope)
-        and (row["timestamp"] == new.timestamp or not sent.timed)
-        and _shape(row["type"], row["payload"]) == _shape(new.type, new.payload)
-    )
+    if (row["type"], row["source"], row["scope"]) != (new.type, new.source, new.scope):
+        return False
+    if sent.timed and row["timestamp"] != new.timestamp:
+        return False
+    try:
+        stored = _shape(row["type"], row["payload"])
+    except (ValueError, TypeError):  # older code accepted what cannot be read today
+        return False
+    return _alike(stored, _shape(new.type, new.payload))
 
 
 def _shape(name: str, payload: Any) -> dict[str, Any]:
     """Return a payload as today's code has it, so that a deploy between two sendings does not matter."""
     return up_to_date({"type": name, **load_json(payload)})
+
+
+def _alike(stored: object, sent: object) -> bool:
+    """Compare JSON values. Release 0.1.0 stored large floats as integers: those are compared as floats."""
+    if stored == sent:
+        return True
+    if isinstance(stored, dict) and isinstance(sent, dict):
+        ours, theirs = cast("dict[str, object]", stored), cast("dict[str, object]", sent)
+        return ours.keys() == theirs.keys() and all(_alike(ours[key], theirs[key]) for key in ours)
+    if isinstance(stored, list) and isinstance(sent, list):
+        pairs = cast("tuple[list[object], list[object]]", (stored, sent))
+        return len(pairs[0]) == len(pairs[1]) and all(map(_alike, *pairs))
+    if isinstance(stored, int) and isinstance(sent, float):
+        return Decimal(stored) == Decimal(repr(sent))
+    return False

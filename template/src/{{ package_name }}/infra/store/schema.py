@@ -9,7 +9,8 @@ subscription that wants it. A claim pushes the delivery's `due_at` past the leas
 `fence`; a worker that dies needs no clean-up, its deliveries simply fall due again. Then one of:
 acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
 `dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
-led to deletes it. So the cost of everything follows what is owed, not what has ever happened.
+led to deletes it, or it is dropped, which an `agent.dropped` in the log records. So the cost of
+everything follows what is owed, not what has ever happened.
 
 `model_usage` stands apart: what models took in each hour, for a budget that all processes share.
 """
@@ -49,12 +50,18 @@ class EventRecord(StoreBase):
     __table_args__ = (
         Index("events_by_time", "timestamp", "seq"),
         Index("events_by_commit", "tx", "seq"),
-        # Each index that every event is in makes publishing a tenth slower: this one has few rows.
+        # Each index that every event is in makes publishing a tenth slower: these have few rows.
         Index(
             "events_of_action",
             "scope",
             "recorded_at",
             postgresql_where=text("type = 'agent.action'"),
+        ),
+        Index(  # built by `migrations/indexes.py`, as the table may be large
+            "events_of_dropped",
+            "scope",
+            "recorded_at",
+            postgresql_where=text("type = 'agent.dropped'"),
         ),
     )
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch
+from ..text import storable
 from . import counters
 from .claim import Token, columns, seqs
 from .lanes import Lane, SharedFlush
@@ -44,6 +45,7 @@ WITH held AS (
     SELECT $1, n.scope, n.scratch::jsonb
       FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
      WHERE n.seq IN (SELECT seq FROM held)
+     ORDER BY n.scope
         ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
 )
 SELECT seq, fence FROM held
@@ -148,8 +150,8 @@ async def nack(
         subscriber,
         token.seq,
         token.fence,
-        error.replace("\x00", "\ufffd"),
-        traceback and traceback.replace("\x00", "\ufffd"),
+        storable(error),
+        traceback and storable(traceback),
         backoff.base,
         backoff.longest,
         backoff.attempts,

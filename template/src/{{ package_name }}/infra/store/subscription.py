@@ -1,8 +1,8 @@
 """One consumer's stream of events: claimed as capacity frees up, leased while in hand.
 
-What was claimed and not settled is *in hand*. It never exceeds the batch size, so a slow consumer
-makes nothing grow; its leases are renewed; and what is left of it when the stream closes goes back
-to the queue without having spent an attempt.
+What was claimed and not settled is *in flight*. It never exceeds the batch size, so a slow consumer
+makes nothing grow; its leases are renewed while it is buffered or somebody works on it; and what is
+left of it when the stream closes goes back to the queue without having spent an attempt.
 """
 
 import asyncio
@@ -14,23 +14,24 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
 import logfire
-from pydantic import ValidationError
 
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope, Seconds
-from ..database import DATABASE_AWAY, Fetch, Row
+from ..database import COMMIT_TIMEOUT, DATABASE_AWAY, Fetch, Row
 from . import claim, counters, settle
 from .claim import Token
-from .codec import NewerEvent, decode
+from .codec import NewerEvent, Unreadable, decode
+from .inflight import Delivery, InFlight
 from .lanes import Lane
 from .settle import Backoff
 from .wake import Wake
 
 RENEWALS_PER_LEASE = 3  # two may fail before another worker takes over
 CLAIM_MOST = 250  # at a time, so that the server claims while we handle the last ones
-CLAIM_TIMEOUT: Seconds = 5.0  # of the last claim, when the subscription closes
+AVOIDED_MOST = 1_000  # scopes: a claim compares each row with all of them
 NEWER_DELAY: Seconds = 1.0  # for what only newer code can read
+BUSY_LONGEST: Seconds = 1.0  # between claims of a scope that another handler keeps
 LONGEST_PAUSE: Seconds = 5.0  # between attempts to reach a database that is away
 
 
@@ -60,6 +61,8 @@ class Rest(NamedTuple):
     until: float
     for_room: bool
     """Whether it is for want of room here, and not because another handler has the scope."""
+    seconds: Seconds
+    """How long it lasts; one that follows at once lasts twice as long."""
 
 
 class Subscription:
@@ -79,9 +82,11 @@ class Subscription:
         self._owed = owed
         self._lease = settings.event_lease
         self._fallback = settings.event_fallback_check
-        self._in_hand: dict[int, Token] = {}
+        self._in_flight = InFlight(settings)
+        self._consumer: asyncio.Task[object] | None = None
+        """The task that takes the events."""
         self._unread: deque[tuple[Row, Token]] = deque()
-        """What is in hand and was not yielded yet."""
+        """What is in flight and was not yielded yet."""
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._next_recovery = 0.0
@@ -89,7 +94,22 @@ class Subscription:
         self._paused_until = 0.0
         self._avoided: dict[Scope, Rest] = {}
         """Scopes whose events would only be handed back."""
+        self._busy: dict[Scope, Rest] = {}
+        """The last rest of scopes that another handler has, or had until a moment ago."""
         self._stopping = False
+
+    @property
+    def subscriber(self) -> str:
+        """Whose deliveries these are."""
+        return self._owed.subscriber
+
+    async def check(self) -> None:
+        """Ask the connection of the claims for an answer.
+
+        Raises:
+            DatabaseUnavailable: there is none.
+        """
+        await self._lane.check()
 
     async def events(self, among: set["Subscription"]) -> AsyncGenerator[tuple[Event, Token]]:
         """Yield events and the tokens that settle them, for as long as the caller asks.
@@ -98,27 +118,32 @@ class Subscription:
         one of those `among` which settled tokens are looked for.
         """
         self._changed = self._wake.subscribe()
+        self._consumer = asyncio.current_task()
         renewing = asyncio.create_task(self._renew())
         claiming = asyncio.create_task(self._claim_all())
-        claiming.add_done_callback(lambda _: self._arrived.set())
+        for task in (renewing, claiming):
+            task.add_done_callback(lambda _: self._arrived.set())
         among.add(self)
         try:
-            while not claiming.done():
+            while not (claiming.done() or renewing.done()):
                 await self._arrived.wait()
                 self._arrived.clear()
                 while self._unread and not self._stopping:
                     row, token = self._unread.popleft()
-                    if self._in_hand.get(token.seq) is not token:
+                    if token not in self._in_flight:
                         continue  # its lease was lost while it waited
                     try:
                         event = decode(row)
-                    except (ValidationError, NewerEvent) as error:
+                    except (Unreadable, NewerEvent) as error:
                         await self._refuse(row, token, error)
                     else:
+                        self._in_flight.hand_out(token)
                         yield event, token
-            await claiming  # it may have failed
+                        self._in_flight.asking = True
+                        self._consumer = asyncio.current_task()
+            _raise_if_ended(claiming, renewing)
             await self._hand_back([token for _, token in self._unread])
-            while self._in_hand:
+            while self._in_flight:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
@@ -137,13 +162,33 @@ class Subscription:
         """Claim nothing for so long."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def avoid(self, scope: Scope, rest: Rest) -> list[Token]:
-        """Claim nothing of a scope for a while; return what of it was claimed and not yielded yet."""
-        self._avoided[scope] = rest
+    def avoid(
+        self, scope: Scope, seconds: Seconds, *, for_room: bool = False, busy: bool = False
+    ) -> list[Token]:
+        """Claim nothing of a scope for a while; return what of it was claimed and not yielded yet.
+
+        While another handler keeps a `busy` scope, each time is twice as long as the last.
+        """
+        now = time.monotonic()
+        if busy:
+            seconds = self._rest_of_busy(scope, seconds, now)
+        if len(self._avoided) >= AVOIDED_MOST:
+            del self._avoided[next(iter(self._avoided))]
+        self._avoided[scope] = Rest(now + seconds, for_room, seconds)
         unread = list(self._unread)
         self._unread.clear()
         self._unread.extend(each for each in unread if each[0]["scope"] != scope)
         return [token for row, token in unread if row["scope"] == scope]
+
+    def _rest_of_busy(self, scope: Scope, seconds: Seconds, now: float) -> Seconds:
+        last = self._busy.get(scope)
+        if last is not None and now - last.until < BUSY_LONGEST:
+            seconds = min(last.seconds * 2, BUSY_LONGEST)
+        self._busy = {
+            name: rest for name, rest in self._busy.items() if rest.until > now - BUSY_LONGEST
+        }
+        self._busy[scope] = Rest(now + seconds, for_room=False, seconds=seconds)
+        return seconds
 
     def look_again(self) -> None:
         """Claim of scopes again for whose events there was no room."""
@@ -153,14 +198,50 @@ class Subscription:
         if crowded:
             self._changed.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was stopped."""
+        return self._stopping
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was stopped, or its consumer is being cancelled or has ended."""
+        consumer = self._consumer
+        return self._stopping or consumer is None or consumer.done() or consumer.cancelling() > 0
+
+    @property
+    def consumer(self) -> "asyncio.Task[object] | None":
+        """The task that takes the events."""
+        return self._consumer
+
+    def has(self, tokens: Iterable[Token]) -> bool:
+        """Tell whether one of these deliveries is in flight here."""
+        return any(token in self._in_flight for token in tokens)
+
+    def begun(self, tokens: Iterable[Token]) -> None:
+        """Note that somebody works on these deliveries."""
+        for token in tokens:
+            self._in_flight.begin(token)
+
+    def ended(self, tokens: Iterable[Token]) -> None:
+        """Note that somebody no longer works on these deliveries."""
+        for token in tokens:
+            self._in_flight.end(token)
+
+    def in_flight(self) -> list[Delivery]:
+        """Return what was claimed and is not settled."""
+        return self._in_flight.all()
+
+    async def release(self) -> bool:
+        """Return everything that is in flight unhandled; False if the database did not do so."""
+        return await self._hand_back(self._in_flight.tokens())
+
     def settled(self, tokens: Iterable[Token]) -> None:
-        """Note that these deliveries are no longer in hand, which frees capacity.
+        """Note that these deliveries are no longer in flight, which frees capacity.
 
         A stale token says nothing of the same event under its new fence.
         """
-        for token in tokens:
-            if self._in_hand.get(token.seq) == token:
-                del self._in_hand[token.seq]
+        self._in_flight.remove(tokens)
         if self._room():
             self._changed.set()
 
@@ -187,7 +268,7 @@ class Subscription:
     async def _claim(self) -> bool:
         """Claim for the free capacity; orphans come first, and each of them alone."""
         paused = time.monotonic() < self._paused_until
-        if paused or any(token.alone for token in self._in_hand.values()):
+        if paused or self._in_flight.alone or self._in_flight.is_stalled():
             return False
         if self._orphaned:
             return await self._claim_orphan()
@@ -213,12 +294,12 @@ class Subscription:
     def _room(self) -> int:
         """Return how many to claim now; none while few could be and some are still unread."""
         most = min(CLAIM_MOST, self._owed.batch_size)
-        room = min(most, self._owed.batch_size - len(self._in_hand))
+        room = min(most, self._owed.batch_size - len(self._in_flight))
         return 0 if self._unread and room < most / 2 else room
 
     async def _claim_orphan(self) -> bool:
-        if self._in_hand:
-            return False  # wait until the hand is empty: who dies next must die alone
+        if self._in_flight:
+            return False  # wait until nothing is in flight: what kills its worker must do so alone
         rows = await claim.claim_orphan(
             self._lane.fetch,
             self._owed.subscriber,
@@ -230,18 +311,18 @@ class Subscription:
         return self._take(rows, alone=True)
 
     def _take(self, rows: Sequence[Row], *, alone: bool) -> bool:
-        """Put claimed rows in hand; False if there are none."""
+        """Buffer claimed rows; False if there are none."""
         for row in rows:
-            token = Token(row["seq"], row["fence"], alone, row["attempts"])
-            self._in_hand[token.seq] = token
+            token = Token(row["seq"], row["fence"], alone, row["attempts"], row["scope"])
+            self._in_flight.add(Delivery(token, row["id"], row["scope"]))
             self._unread.append((row, token))
         if rows:
             self._clock.set(claim.claimed_at(rows[0]["fence"]))
             self._arrived.set()
         return bool(rows)
 
-    async def _refuse(self, row: Row, token: Token, error: ValidationError | NewerEvent) -> None:
-        """Dead-letter what no longer validates.
+    async def _refuse(self, row: Row, token: Token, error: Unreadable | NewerEvent) -> None:
+        """Dead-letter what this code cannot read.
 
         What newer code wrote, as happens while a deploy is under way, waits for a worker that has it.
         """
@@ -252,7 +333,7 @@ class Subscription:
             await self._dead_letter(token, row, error)
             self.settled([token])
 
-    async def _dead_letter(self, token: Token, row: Row, error: ValidationError) -> None:
+    async def _dead_letter(self, token: Token, row: Row, error: Unreadable) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"
         at_once = Backoff(1.0, 1.0, attempts=0)
         try:
@@ -287,34 +368,79 @@ class Subscription:
             await asyncio.wait_for(self._changed.wait(), longest)
 
     async def _renew(self) -> None:
+        """Renew what is buffered or worked on, and give up the rest; outlast whatever fails."""
         while True:
             await asyncio.sleep(self._lease / RENEWALS_PER_LEASE)
-            held = list(self._in_hand.values())
-            if not held:
-                continue
+            self._give_up()
             try:
-                ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
+                if self._in_flight.is_stalled():
+                    await self._release_buffered()
+                if held := self._in_flight.tokens():
+                    ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
+                    self.settled(token for token in held if token.seq not in ours)
             except DATABASE_AWAY as error:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
-                continue
-            self.settled(token for token in held if token.seq not in ours)
+            except Exception as error:
+                # Whatever it is, the next renewal comes in time: two of three may fail.
+                logfire.error(
+                    "Leases were not renewed: {error}", error=repr(error), _exc_info=error
+                )
+
+    def _give_up(self) -> None:
+        """Renew no longer what nobody works on: its lease expires, and a free worker takes it."""
+        abandoned = self._in_flight.abandoned()
+        for each in abandoned:
+            logfire.error(
+                "Nobody works on {delivery} any more: its lease is no longer renewed",
+                delivery=str(each),
+                seq=each.token.seq,
+                worked_on=each.blocks > 0,
+            )
+        self.settled(each.token for each in abandoned)
+
+    async def _release_buffered(self) -> None:
+        """Return what is buffered for a consumer that has stopped asking."""
+        buffered = [token for _, token in self._unread]
+        self._unread.clear()
+        if buffered:
+            logfire.error(
+                "The consumer takes no events any more: {count} buffered ones are released",
+                count=len(buffered),
+            )
+            await self._hand_back(buffered)
 
     async def _close(self, claiming: asyncio.Task[None]) -> None:
         """Hand back what is in hand, and what a claim that is under way still brings."""
-        await asyncio.wait([claiming], timeout=CLAIM_TIMEOUT)
+        await asyncio.wait([claiming], timeout=COMMIT_TIMEOUT)
         claiming.cancel()  # the server is silent: the leases run out
         await asyncio.wait([claiming])
-        await self._hand_back(self._in_hand.values())
+        with contextlib.suppress(TimeoutError):  # the server is silent: the leases expire
+            await asyncio.wait_for(self._hand_back(self._in_flight.tokens()), COMMIT_TIMEOUT)
         await self._lane.close()
 
-    async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> None:
+    async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> bool:
         tokens = list(unsettled)
         self.settled(tokens)
         if not tokens:
-            return
+            return True
         try:
             await claim.hand_back(self._fetch, self._owed.subscriber, tokens, delay)
             self._wake.announce()
         except DATABASE_AWAY as error:
             # Nothing is lost: the leases run out.
             logfire.warn("Events were not handed back: {error}", error=repr(error))
+            return False
+        return True
+
+
+def _raise_if_ended(claiming: "asyncio.Task[None]", renewing: "asyncio.Task[None]") -> None:
+    """Raise what ended a task of the subscription, if anything but `stop` did.
+
+    Raises:
+        RuntimeError: one was cancelled by other code.
+    """
+    for task, work in ((renewing, "renewing leases"), (claiming, "claiming events")):
+        if task.done() and task.cancelled():
+            raise RuntimeError(f"{work} was cancelled by other code")
+        if task.done() and (error := task.exception()):
+            raise error

@@ -1,0 +1,94 @@
+"""When the database cannot be used: one exception, raised where our connections connect and run statements.
+
+An error is classified by its origin. A `TimeoutError`, a `FileNotFoundError` or a lost connection to
+another service is its raiser's own failure, although drivers raise the same classes.
+"""
+
+from typing import cast
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+
+class DatabaseUnavailable(ConnectionError):
+    """The database cannot be reached or used at the moment: wait, and try again.
+
+    Its text is the reason; its cause is what the driver raised.
+    """
+
+
+SERVER_STATES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.InsufficientResourcesError,  # a full disk, no memory, too many connections
+    asyncpg.PostgresSystemError,  # the server's disk or another part of its host fails
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,  # what managed servers become when their disk is nearly full
+)
+"""What a server answers when nothing is wrong with the statement."""
+
+DATABASE_AWAY = (DatabaseUnavailable, *SERVER_STATES)
+"""For `except` clauses: what a statement raises when the database is unavailable."""
+
+# A transaction that was left idle, a limit for one statement: the same code would meet it again.
+OF_THE_STATEMENT = (
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ConfigurationLimitExceededError,
+)
+
+LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver raises for a connection that is closed; `TimeoutError` is an `OSError`."""
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether an error comes from a database that is unavailable.
+
+    Looks through groups, causes, and what SQLAlchemy wraps.
+    """
+    if isinstance(error, DatabaseUnavailable):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return any(map(is_unavailable, group.exceptions))
+    behind = [error.__cause__, error.orig if isinstance(error, DBAPIError) else None]
+    return any(is_unavailable(each) for each in behind if each is not None)
+
+
+def unavailable(
+    error: BaseException, *, closed: bool, states: tuple[type[BaseException], ...] = SERVER_STATES
+) -> DatabaseUnavailable | None:
+    """Return what to raise for a driver's error on one of our connections; None if it is not that.
+
+    `closed` says whether the connection can still be used.
+    """
+    if isinstance(error, DatabaseUnavailable):
+        return error
+    if isinstance(error, ValueError) or isinstance(_origin(error), OF_THE_STATEMENT):
+        return None
+    if isinstance(error, states) or (closed and isinstance(error, LOST)):
+        return DatabaseUnavailable(reason(error))
+    return None
+
+
+def unreachable(error: BaseException, where: str = "") -> str:
+    """Return a sentence for a person who starts something while the database is unavailable."""
+    return f"The database{where} cannot be reached ({reason(error)}): start it, or correct DATABASE_URL."
+
+
+def reason(error: BaseException) -> str:
+    """Return in words what lies behind an error of the database."""
+    # What the driver says of a connection that is gone is less than why it is.
+    behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
+    return str(behind) or type(behind).__name__
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return the first error of a chain: the server's own, where the connection ended with one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

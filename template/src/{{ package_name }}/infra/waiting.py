@@ -1,0 +1,59 @@
+"""Decisions that something outside keeps from being taken: their events wait, and the others go on."""
+
+from typing import cast
+
+import logfire
+from pydantic_ai.exceptions import ModelAPIError
+
+from ..core.types import Seconds
+from .breaker import Unavailable
+from .causes import advice, cause_of
+from .store import EventStore, Token
+from .waits import asked_wait, bounded
+
+SHORTEST: Seconds = 0.1  # so that "at once", or a time that is past, is no busy loop
+IN_A_ROW = 32  # decisions that a loop prefetches by default: as many show that little else is due
+FIRST_PAUSE: Seconds = 0.1
+UNGUARDED_WAIT: Seconds = 5.0  # for a model without a breaker, which would know for how long
+LONGEST_PAUSE: Seconds = 1.0  # events that need nothing from outside wait for this as well
+
+
+class Waiting:
+    """The decisions of one subscriber in this process that ended with `Unavailable`.
+
+    Each one's events and its scope are deferred, so that nothing of it is claimed only to be returned.
+    While all that is claimed waits, claiming pauses for a moment, or a backlog would go round and round.
+    """
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._in_a_row = 0
+
+    def over(self) -> None:
+        """Note that a decision was taken."""
+        self._in_a_row = 0
+
+    async def wait(self, away: Unavailable, tokens: tuple[Token, ...]) -> None:
+        """Return deliveries unspent, to come again when what is away may be back."""
+        seconds = max(bounded(away.retry_in, self._store.longest_wait), SHORTEST)
+        log = logfire.debug if self._in_a_row else logfire.warn
+        log("Waiting {seconds} s: {reason}", seconds=seconds, reason=str(away))
+        self._in_a_row += 1
+        await self._store.defer(*tokens, seconds=seconds)
+        rounds, rest = divmod(self._in_a_row, IN_A_ROW)
+        if not rest:
+            self._store.pause(min(FIRST_PAUSE * 2 ** min(rounds - 1, 10), LONGEST_PAUSE))
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """Return what says that something outside is away, also from within a group of tasks.
+
+    An agent that runs with a model of its own raises what its provider said: that counts, too.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return next(filter(None, map(unavailable, group.exceptions)), None)
+    if isinstance(error, ModelAPIError) and cause_of(error):
+        reason = advice(error, error.model_name, "its name in agent/")
+        return Unavailable(f"{reason} ({error})", asked_wait(error) or UNGUARDED_WAIT)
+    return error if isinstance(error, Unavailable) else None

@@ -1,0 +1,169 @@
+"""Your own migrations: written empty, applied once they say something, and taken back one by one."""
+
+import ast
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from alembic import command
+from alembic.script import Script
+from sqlalchemy import Connection, text
+
+from ..infra.database import StartupError
+from .histories import APP, config_of, revision_of, scripts_of
+
+# What development must not apply by itself again, as long as its file is what it was.
+REMEMBER = """
+INSERT INTO app_taken_back (revision, digest) VALUES (:revision, :digest)
+    ON CONFLICT (revision) DO UPDATE SET digest = excluded.digest
+"""
+MAKE_MEMORY = """
+CREATE TABLE IF NOT EXISTS app_taken_back (revision text PRIMARY KEY, digest text NOT NULL)
+"""
+TAKEN_BACK = "SELECT revision, digest FROM app_taken_back"
+
+
+class Revision(NamedTuple):
+    """A migration of yours that the database has."""
+
+    id: str
+    title: str
+    path: Path
+
+
+def create_revision(message: str) -> Path:
+    """Write an empty migration of your own and return its file."""
+    title = message.replace("\\", "/").replace('"', "'")  # it stands in a docstring
+    script = command.revision(config_of(APP), title)
+    first = script[0] if isinstance(script, list) else script
+    assert first is not None, "one revision was asked for"  # noqa: S101 - alembic's type allows none
+    return Path(first.path)
+
+
+def ready(
+    scripts: Sequence[Script], taken_back: Mapping[str, str]
+) -> tuple[Sequence[Script], str | None]:
+    """Return the revisions before the first that has to wait, and a sentence about that one.
+
+    The later ones wait with it: what they build on is not there yet.
+    """
+    for place, script in enumerate(scripts):
+        if reason := _why_it_waits(script, taken_back.get(script.revision)):
+            later = len(scripts) - place - 1
+            waiting = f" The {later} after it wait, too." if later else ""
+            return scripts[:place], f"The revision {_name(script)} {reason}.{waiting}"
+    return scripts, None
+
+
+def taken_back_in(connection: Connection) -> dict[str, str]:
+    """Return the revisions that were taken back, with the digests of their files."""
+    if connection.scalar(text("SELECT to_regclass('app_taken_back')")) is None:
+        return {}
+    return {row.revision: row.digest for row in connection.execute(text(TAKEN_BACK))}
+
+
+def newest(connection: Connection) -> Revision:
+    """Return the newest of your migrations that the database has.
+
+    Raises:
+        StartupError: there is none, or it cannot be taken back.
+    """
+    script = _script(revision_of(connection, APP))
+    path = Path(script.path)
+    if _does_nothing(path, "downgrade") and not _does_nothing(path, "upgrade"):
+        raise StartupError(
+            f"The revision {_name(script)} cannot be taken back: its downgrade() does nothing; write"
+            f" there what undoes its upgrade(), in {path}."
+        )
+    if not isinstance(script.down_revision, str | None):
+        raise StartupError(
+            f"The revision {_name(script)} merges others and cannot be taken back: delete what it"
+            " merges by a further revision."
+        )
+    return Revision(script.revision, script.doc, path)
+
+
+def take_back(connection: Connection, revision: Revision) -> None:
+    """Undo a migration, unless another is the newest by now.
+
+    Raises:
+        StartupError: another process migrated meanwhile.
+    """
+    if newest(connection) != revision:
+        raise StartupError(
+            f"The revision {revision.id} is not the newest any more: look at what is, and try again."
+        )
+    before = _script(revision.id).down_revision
+    command.downgrade(config_of(APP, connection), str(before or "base"))
+    connection.execute(text(MAKE_MEMORY))
+    connection.execute(text(REMEMBER), {"revision": revision.id, "digest": _digest(revision.path)})
+
+
+def _script(revision: str | None) -> Script:
+    if revision is None:
+        raise StartupError("There is nothing to take back: the database has no migration of yours.")
+    for script in scripts_of(APP):
+        if script.revision == revision:
+            return script
+    raise StartupError(
+        f"The database is at {revision}, of which there is no file here: take it back with the"
+        " version that has it."
+    )
+
+
+def _why_it_waits(script: Script, taken_back: str | None) -> str | None:
+    path = Path(script.path)
+    if _is_untouched(path):
+        return (
+            f"is empty and was not applied: write its upgrade() in {path} (`pass`, if it is to do"
+            " nothing)"
+        )
+    if taken_back == _digest(path):
+        return (
+            f"was taken back and is not applied again as long as {path} is what it was: edit or delete"
+            " it, or run the `migrate` command"
+        )
+    return None
+
+
+def _is_untouched(path: Path) -> bool:
+    """Tell whether a revision is as it was written, or somebody has only begun to empty it."""
+    body = _body(path, "upgrade")
+    return body is not None and all(_says_nothing(statement, {""}) for statement in body)
+
+
+def _does_nothing(path: Path, function: str) -> bool:
+    """Tell whether a function has no effect; revisions of 0.1.0 were written with `SELECT 1`."""
+    body = _body(path, function) or []
+    return all(
+        isinstance(statement, ast.Pass) or _says_nothing(statement, {"", "SELECT 1"})
+        for statement in body
+    )
+
+
+def _body(path: Path, function: str) -> list[ast.stmt] | None:
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return node.body
+    return None
+
+
+def _says_nothing(statement: ast.stmt, nothing: set[str]) -> bool:
+    match statement:
+        case ast.Expr(value=ast.Constant()):  # a docstring, or `...`
+            return True
+        case ast.Expr(
+            value=ast.Call(func=ast.Attribute(attr="execute"), args=[ast.Constant(str(sql))])
+        ):
+            return sql.strip() in nothing
+        case _:
+            return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _name(script: Script) -> str:
+    return f"{script.revision} ({script.doc})"
