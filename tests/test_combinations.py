@@ -30,7 +30,7 @@ RESERVED_NAMES = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECA
 
 UNCHOSEN: dict[tuple[str, str], str] = {
     ("locks", "redis"): r"\bredis\b|valkey",
-    ("locks", "postgres"): r"try_advisory",
+    ("locks", "postgres"): r"try_advisory_lock\(\$1::",  # migrations lock, too
     ("loop", "batch"): r"agent_batch_",
     ("ci", "github"): r"github actions|\.github|renovate",
     ("license", "MIT"): r"MIT License|\bMIT\b",

@@ -29,7 +29,7 @@ from .causes import Cause, advice, cause_of
 from .database import Fetch, StartupError
 from .metrics import count_model
 from .models import build_model
-from .text import storable
+from .text import as_template, storable
 from .waits import asked_wait
 
 type Repeat = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -106,7 +106,7 @@ class GuardedModel(WrapperModel):
             return GuardedModel(build_model(settings, named_by), settings, self._fetch, named_by)
         except StartupError as error:
             self._unusable[name] = str(error)
-            logfire.error(_template(str(error)))
+            logfire.error("Decisions wait, " + as_template(str(error)))
             raise Unavailable(str(error), self._service.model_breaker_max_pause) from error
 
     def check(self) -> None:
@@ -242,11 +242,7 @@ class GuardedModel(WrapperModel):
             return
         self.cause = cause
         log = logfire.error if cause == "misconfigured" else logfire.warn
-        log(_template(what) + ". {error}", error=error)
-
-
-def _template(what: str) -> str:
-    return "Decisions wait, " + what.replace("{", "{{").replace("}", "}}")
+        log("Decisions wait, " + as_template(what) + ". {error}", error=error)
 
 
 def _before_again(state: RetryCallState) -> Seconds:

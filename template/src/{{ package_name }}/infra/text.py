@@ -56,6 +56,11 @@ def describe(error: BaseException) -> str:
         return f"{name} (its message raises {type(broken).__name__})"
 
 
+def as_template(text: str) -> str:
+    """Return the text as a log's message template without fields, since the values of fields are cut."""
+    return text.replace("{", "{" * 2).replace("}", "}" * 2)
+
+
 def shorten(text: str, limit: int) -> str:
     """Return at most `limit` bytes of the text in UTF-8, storable, without half a character."""
     return storable(text).encode()[:limit].decode(errors="ignore")

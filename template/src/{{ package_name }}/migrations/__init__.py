@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from ..config import Settings
 from ..core.types import Seconds
 from ..infra.database import StartupError, create_engine
+from ..infra.text import as_template
 from .histories import APP, HISTORIES, STORE, History, config_of, revision_of, scripts_of
 from .indexes import IndexNotBuilt, Say, StoreIndex, build, missing_in
 from .revisions import Revision, create_revision, newest, ready, take_back, taken_back_in
@@ -60,17 +61,12 @@ class Upgraded(NamedTuple):
 
 def log(sentence: str) -> None:
     """Log how far something has come."""
-    logfire.info(_template(sentence))
+    logfire.info(as_template(sentence))
 
 
 def warn(sentence: str) -> None:
     """Log what somebody should know of the schema."""
-    logfire.warn(_template(sentence))
-
-
-def _template(sentence: str) -> str:
-    """Return a sentence as a template without fields: the values of fields are cut."""
-    return sentence.replace("{", "{{").replace("}", "}}")
+    logfire.warn(as_template(sentence))
 
 
 async def migrate(

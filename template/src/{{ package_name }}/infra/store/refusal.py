@@ -13,7 +13,7 @@ from ..text import UNSTORABLE, describe
 # Strings first, so that no bracket and no exponent within one counts.
 STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 DEEPEST = 300  # levels: beyond about 250 nothing can be written as JSON
-NO_BRACKET = re.compile(rf'{STRING}|[^\[\]{{}}"]+', re.DOTALL)
+NO_BRACKET = re.compile(STRING + r'|[^\[\]{}"]+', re.DOTALL)
 
 
 class InvalidEvent(ValueError):
