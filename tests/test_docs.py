@@ -44,6 +44,8 @@ OF_PROJECT = [
     ("operations.md", "make secrets", "prints secrets/openai_api_key"),
     ("operations.md", "dlq show", "dead letter"),
     ("operations.md", "prune", "prints Deleted"),
+    ("operations.md", "--types agent.dropped", ""),
+    ("operations.md", "order.removed", "skip: it needs events of a type that was removed"),
     ("operations.md", "--publish-to", ""),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
 ]
