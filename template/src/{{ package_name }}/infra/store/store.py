@@ -508,7 +508,7 @@ class EventStore:
 
     async def recall(self) -> int:
         """Make due what an earlier version put off for longer than `longest_wait`; return how many."""
-        return await claim.recall(self.fetch, self.subscriber, self.longest_wait)
+        return await claim.recall(self._patiently, self.subscriber, self.longest_wait)
 
     async def release_aged(self, age: Seconds) -> int:
         """Drop what has been held for longer than `age`, in quiet scopes too; return how many.
