@@ -2,7 +2,7 @@
 
 All of a process's locks live on one dedicated connection: a pool would hand a locked session to
 somebody else. A process that dies takes its session, and so its locks, with it. One that is frozen
-says nothing on it, and the server ends a session that is idle for a lease. Whatever ends the session,
+sends nothing on it, and the server ends a session that is idle for a lease. Whatever ends the session,
 its locks count as lost: they are taken again before anything is done under them, and the scope's
 version in the database keeps two handlers from acting twice.
 """
