@@ -285,7 +285,10 @@ class EventStore:
             for scope in scopes
             for token in each.avoid(scope, seconds + DEFER_MARGIN)
         ]
-        await self.hand_back(*tokens, *also, delay=seconds)
+        try:
+            await self.hand_back(*tokens, *also, delay=seconds)
+        finally:  # nobody has them any more: if this failed, their leases expire
+            self.settled(*also)
 
     async def pass_on(
         self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
@@ -300,7 +303,10 @@ class EventStore:
             for each in self._subscriptions
             for token in each.avoid(scope, seconds, for_room=for_room, busy=not for_room)
         ]
-        await self.hand_back(*tokens, *also)
+        try:
+            await self.hand_back(*tokens, *also)
+        finally:  # nobody has them any more: if this failed, their leases expire
+            self.settled(*also)
 
     def look_again(self) -> None:
         """Claim of scopes again that were passed on for room."""
