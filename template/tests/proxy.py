@@ -51,7 +51,7 @@ class Pipe:
     silent: bool
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        """Pass on what comes, the end too; a silent pipe swallows all of it."""
+        """Forward what comes, the end too; a silent pipe swallows all of it."""
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 if not self.silent:

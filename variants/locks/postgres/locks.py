@@ -2,7 +2,7 @@
 
 All of a process's locks live on one dedicated connection: a pool would hand a locked session to
 somebody else. A process that dies takes its session, and so its locks, with it. One that is frozen
-says nothing on it, and the server ends a session that is idle for a lease. Whatever ends the session,
+sends nothing on it, and the server ends a session that is idle for a lease. Whatever ends the session,
 its locks count as lost: they are taken again before anything is done under them, and the scope's
 version in the database keeps two handlers from acting twice.
 """
@@ -19,7 +19,7 @@ import logfire
 from ..config import Settings
 from ..core.types import Scope, Seconds
 from .background import Background
-from .database import CLOSE_TIMEOUT, connect
+from .database import CLOSE_TIMEOUT, DatabaseUnavailable, connect
 from .supervise import Supervised
 
 POLL: Seconds = 0.05  # between looks at a lock that another process holds
@@ -30,8 +30,8 @@ SIGN_OF_LIFE = "SELECT true"
 TRY_LOCK = "SELECT pg_try_advisory_lock($1::bigint)"
 UNLOCK = "SELECT pg_advisory_unlock($1::bigint)"
 
-LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
-"""What a statement raises when its session is lost."""
+LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresError)
+"""What a statement raises when its session is lost; `DatabaseUnavailable` is an `OSError`."""
 
 
 class ScopeBusy(Exception):
@@ -187,10 +187,17 @@ class ScopedLocks:
         return True
 
     async def _ask(self, session: asyncpg.Connection, statement: str, *args: object) -> object:
-        """Run a statement; a session that does not answer it for a lease, or fails, is lost."""
+        """Run a statement; a session that does not answer it for a lease, or fails, is lost.
+
+        Raises:
+            DatabaseUnavailable: the session is lost, or did not answer.
+        """
         try:
             async with asyncio.timeout(self._lease):
                 answer = await session.fetchval(statement, *args)
+        except TimeoutError as error:
+            session.terminate()
+            raise DatabaseUnavailable("the session of all locks did not answer") from error
         except LOST:
             session.terminate()
             raise

@@ -21,6 +21,7 @@ from redis.exceptions import LockError, RedisError
 from ..config import Settings
 from ..core.types import Scope, Seconds
 from .background import Background
+from .breaker import Unavailable
 from .database import StartupError
 from .supervise import Supervised
 
@@ -28,6 +29,7 @@ LEASE: Seconds = 15.0
 RENEWALS_PER_LEASE = 3  # two may fail before the lock expires
 PREFIX = f"{__name__.partition('.')[0]}:lock:"  # other services may share the server
 POLL: Seconds = 0.05  # between looks at a lock that somebody else holds
+RETRY_IN: Seconds = 1.0  # for an event whose lock Redis could not give
 
 
 class ScopeBusy(Exception):
@@ -66,9 +68,10 @@ class ScopedLocks:
 
         Raises:
             ScopeBusy: with `wait=False`, somebody else holds it.
+            Unavailable: Redis does not answer; an event that needs the lock waits, unspent.
         """
         lock = self._redis.lock(self._prefix + scope, timeout=self._lease, thread_local=False)
-        while not await lock.acquire(blocking=False):
+        while not await _take(lock):
             if not wait:
                 raise ScopeBusy(scope)
             await asyncio.sleep(POLL * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
@@ -120,8 +123,15 @@ class ScopedLocks:
         try:
             await lock.release()
         except RedisError as error:
-            # It expired, or Redis is away and it will.
+            # It expired, or Redis is unavailable and it will.
             logfire.warn("The lock of {scope} was lost: {error}", scope=scope, error=repr(error))
+
+
+async def _take(lock: Lock) -> bool:
+    try:
+        return await lock.acquire(blocking=False)
+    except RedisError as error:
+        raise Unavailable(f"Redis cannot be reached ({error})", RETRY_IN) from error
 
 
 @asynccontextmanager

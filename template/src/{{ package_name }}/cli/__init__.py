@@ -62,7 +62,7 @@ def _logs_json() -> bool:
     try:
         return get_settings().log_format == "json"
     except (ValidationError, SettingsError):
-        return False  # the command itself says what is wrong
+        return False  # the command itself reports what is wrong
 
 
 def _sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What commands say: lines, and one sentence when something is wrong."""
+"""What commands print: lines, and one sentence when something is wrong."""
 
 import json
 import os

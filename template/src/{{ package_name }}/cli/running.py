@@ -83,7 +83,7 @@ def migrate(
         raise typer.BadParameter("give --revision or --down, one of them")
     if revision is not None:
         path = create_revision(revision)
-        say(f"Wrote {path}: it is applied as soon as its upgrade() says something")
+        say(f"Wrote {path}: it is applied as soon as its upgrade() does something")
         return
     with somewhere_to_store() as settings, in_words():
         asyncio.run(check_database(settings))
@@ -123,7 +123,7 @@ def health(
 
 
 def _answer(addresses: list[str]) -> str:
-    """Return what the first service says that listens at one of these addresses."""
+    """Return the answer of the first service that listens at one of these addresses."""
     import httpx2  # quick to start: this may run every few seconds
 
     refused: list[str] = []

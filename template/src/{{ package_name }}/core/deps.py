@@ -50,11 +50,11 @@ class ReflexDeps:
         """Return a key by which the other side notices that an outside effect is repeated.
 
         It is made of the action's id, the name of the effect, its content, and how often this
-        decision had the same effect before. So each effect of a decision has a key of its own, and a
+        decision had the same effect before. So each effect of a decision has a key of its own. A
         decision that is taken again after a crash sends the same content under the same key. A
         provider's id of the tool call would be another one each time. A mere count could give the
-        key of one effect to another when the model answers in another order, and the other side
-        would drop it: a repetition is the lesser evil. Outside of a decision, every key is new.
+        key of one effect to another when the model answers in another order. The other side would
+        drop that one: a repetition is the lesser evil. Outside of a decision, every key is new.
 
         It is ASCII, and shorter than 255 characters. Ask once for each effect, not for each attempt.
         """

@@ -23,14 +23,18 @@ class Background:
         return task
 
     async def close(self, patience: Seconds) -> None:
-        """Wait for all tasks to end, and cancel those that do not end in time."""
+        """Wait for all tasks to end, and cancel those that do not end in time, with a warning."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=patience)
+        self._tasks -= late
         for task in late:
+            logfire.warn("{name} did not end in time: it is cancelled", name=task.get_name())
             task.cancel()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task not in self._tasks and task.cancelled():
+            return  # by `close`, which has logged it
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:

@@ -36,13 +36,13 @@ def cause_of(error: ModelAPIError) -> Cause | None:
 
 
 def advice(error: ModelAPIError, model: str, named_by: str) -> str:
-    """Say which model does not answer, and what to correct if that is an operator's task.
+    """Return which model does not answer, and what to correct if that is an operator's task.
 
     `named_by` is the setting, or the code, that names the model.
     """
     if cause_of(error) == "misconfigured":
         return f"{model} cannot be used: {_remedy(error, model, named_by)}"
-    return f"the provider of {model} is away"
+    return f"the provider of {model} does not answer"
 
 
 def _remedy(error: ModelAPIError, model: str, named_by: str) -> str:

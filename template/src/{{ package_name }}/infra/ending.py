@@ -22,14 +22,14 @@ from ..core.types import Seconds
 GUARD: Seconds = 15.0  # beyond AGENT_GRACE, in which a stop whose event loop turns is over
 TASKS_TIMEOUT: Seconds = 2.0  # for tasks that were cancelled
 THREADS_TIMEOUT: Seconds = 2.0  # for threads that nobody waits for any more
-TELEMETRY_TIMEOUT: Seconds = 3.0  # for the last traces, with a collector that may be away
+TELEMETRY_TIMEOUT: Seconds = 3.0  # for the last traces, with a collector that may not answer
 
 POOLS = {"concurrent.futures.thread", "anyio._backends._asyncio"}
 """Modules whose threads wait for work that others give them."""
 
 
 class NotReleased(Exception):
-    """Work was left behind that could not be returned to the queue; the message says how much."""
+    """Work was left behind that could not be returned to the queue; the message names how much."""
 
 
 def guard(grace: Seconds) -> None:

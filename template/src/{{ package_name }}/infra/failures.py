@@ -1,4 +1,4 @@
-"""What becomes of events whose decision failed: handed back unspent, or settled as failed.
+"""What becomes of events whose decision failed: released unspent, or settled as failed.
 
 However a block of `Memory.settling` ends, its deliveries end released, settled as failed, or with a
 lease that is renewed no longer. What must not happen is that a loop's task ends and its deliveries stay
@@ -19,7 +19,7 @@ from .locks import ScopeBusy
 from .store import EventStore, ScopeMoved, Token
 from .store.subscription import Subscription
 from .text import describe
-from .waiting import Waiting, unavailable
+from .waiting import Waiting, find_outage
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 SETTLE_TIMEOUT: Seconds = 10.0  # beyond it a failure goes on being settled, but nobody waits for it
@@ -82,7 +82,7 @@ class Settling:
     def _is_own_stop(self) -> bool:
         """Tell whether a cancelled block belongs to a service, or to a loop, that ends.
 
-        Of deliveries that no subscription has, nobody else would say so.
+        For deliveries that no subscription has, any cancellation counts as that.
         """
         consumer = self._consumer
         if consumer is None or consumer.is_stopping:
@@ -103,10 +103,10 @@ class Settling:
     async def _settle(self, error: BaseException) -> None:
         try:
             await self._settle_as(error)
-        except DATABASE_AWAY as away:
+        except DATABASE_AWAY as outage:
             # Not renewed any more, so the lease runs out and the events come again.
             self.store.settled(*self.tokens)
-            logfire.warn("A failure was not recorded: {error}", error=repr(away))
+            logfire.warn("A failure was not recorded: {error}", error=repr(outage))
         except Exception as other:
             self.store.settled(*self.tokens)
             logfire.error("A failure was not recorded: {error}", error=repr(other), _exc_info=other)
@@ -117,8 +117,8 @@ class Settling:
         elif isinstance(error, ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)
-        elif away := unavailable(error):
-            await self.waiting.wait(away, self.tokens)
+        elif outage := find_outage(error):
+            await self.waiting.wait(outage, self.tokens)
         elif is_unavailable(error):
             logfire.warn("Waiting for the database: {reason}", reason=describe(error))
             await self.store.outlast(*self.tokens)

@@ -1,7 +1,7 @@
 """Models behind a circuit breaker each and one budget, so that an outage empties nothing into the dead letters.
 
-Where waiting helps (timeouts, refused connections, 408, 409, 425, 429 and 5xx) and where an operator must
-(a wrong name, a revoked key, an exhausted account), `Unavailable` is raised: events wait and spend no attempt.
+Waiting helps with timeouts, refused connections, 408, 409, 425, 429 and 5xx; an operator with a wrong name, a
+revoked key or an exhausted account. For both `Unavailable` is raised: events wait and spend no attempt.
 What the provider rejects goes through.
 """
 
@@ -49,7 +49,7 @@ class ModelState(NamedTuple):
 
 
 class GuardedModel(WrapperModel):
-    """Makes a model's requests, unless its provider is away or the hour's budget is spent.
+    """Makes a model's requests, unless its provider is unavailable or the hour's budget is spent.
 
     It is the service's default model; `named` gives others, each with a breaker of its own.
     """
@@ -141,7 +141,7 @@ class GuardedModel(WrapperModel):
         """Make one request.
 
         Raises:
-            Unavailable: the provider is away, a setting is wrong, or the budget is spent.
+            Unavailable: the provider does not answer, a setting is wrong, or the budget is spent.
         """
         once, repeating = self._repeating(model_settings)
         send = partial(super().request, messages, once, model_request_parameters)
@@ -161,7 +161,7 @@ class GuardedModel(WrapperModel):
         """Make one request and stream its answer.
 
         Raises:
-            Unavailable: the provider is away, a setting is wrong, or the budget is spent.
+            Unavailable: the provider does not answer, a setting is wrong, or the budget is spent.
         """
         once, repeating = self._repeating(model_settings)
         send = partial(

@@ -52,6 +52,7 @@ async def beating(file: Path, report: Report) -> AsyncGenerator[None]:
         yield
     finally:
         task.cancel()
+        await asyncio.wait([task])  # a last beat would replace the guard of the stop
         faulthandler.cancel_dump_traceback_later()
 
 

@@ -25,7 +25,7 @@ class Readiness:
     def __init__(self, database: Database, store: EventStore, locks: ScopedLocks) -> None:
         self._database = database
         self._store = store
-        # Only locks in PostgreSQL have a connection.
+        # Only locks in PostgreSQL have a connection to the database.
         self._locks: Ask | None = getattr(locks, "check", None)
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -33,19 +33,23 @@ class Readiness:
         """Return the first connection that gives no answer in time, and why; None if all do."""
         for name, ask in self._connections().items():
             if name not in self._asking:
-                self._asking[name] = asyncio.create_task(_asked(ask))
-        await asyncio.wait(self._asking.values(), timeout=within)
-        problems = [
-            f"{name}: {_outcome(task)}" for name, task in self._asking.items() if _bad(task)
-        ]
-        self._asking = {name: task for name, task in self._asking.items() if not task.done()}
-        return problems[0] if problems else None
+                self._asking[name] = task = asyncio.create_task(_asked(ask), name=name)
+                task.add_done_callback(self._answered)
+        asking = list(self._asking.values())  # other callers wait for the same tasks
+        await asyncio.wait(asking, timeout=within)
+        return next((f"{task.get_name()}: {_outcome(task)}" for task in asking if _bad(task)), None)
 
     async def close(self) -> None:
         """Ask nothing more; a connection that is silent gives up within `CANCEL_TIMEOUT`."""
-        for task in self._asking.values():
+        asking = list(self._asking.values())
+        for task in asking:
             task.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        """Forget a question, so that a later caller gets no old answer."""
+        del self._asking[task.get_name()]
+        _bad(task)  # if nobody waits for it any more, its error is not reported as overlooked
 
     def _connections(self) -> Mapping[str, Ask]:
         asks: dict[str, Ask] = {**self._store.checks()}

@@ -27,7 +27,7 @@ PING_TIMEOUT: Seconds = 5.0  # of a connection that rested; then it is replaced
 
 
 class SessionPool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's pool, which says in our terms that all its connections are in use."""
+    """SQLAlchemy's pool, with our error if all its connections are in use."""
 
     def connect(self) -> PoolProxiedConnection:
         """Return a free connection, or a new one.

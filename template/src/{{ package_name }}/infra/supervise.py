@@ -24,7 +24,7 @@ type OnFailure = Callable[[Exception], Awaitable[None]]
 
 
 class TaskEnded(Exception):
-    """A task that should always run ended without an error of its own; the message says how."""
+    """A task that should always run ended without an error of its own; the message is the reason."""
 
 
 class Supervised:

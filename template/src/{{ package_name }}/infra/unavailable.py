@@ -64,7 +64,7 @@ def unavailable(
 ) -> DatabaseUnavailable | None:
     """Return what to raise for a driver's error on one of our connections; None if it is not that.
 
-    `closed` says whether the connection can still be used.
+    `closed` is whether the connection cannot be used any more.
     """
     if isinstance(error, DatabaseUnavailable):
         return error
@@ -82,7 +82,7 @@ def unreachable(error: BaseException, where: str = "") -> str:
 
 def reason(error: BaseException) -> str:
     """Return in words what lies behind an error of the database."""
-    # What the driver says of a connection that is gone is less than why it is.
+    # The driver's error for a closed connection names less than the one that closed it.
     behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
     return str(behind) or type(behind).__name__
 

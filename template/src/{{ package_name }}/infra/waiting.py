@@ -33,11 +33,11 @@ class Waiting:
         """Note that a decision was taken."""
         self._in_a_row = 0
 
-    async def wait(self, away: Unavailable, tokens: tuple[Token, ...]) -> None:
-        """Return deliveries unspent, to come again when what is away may be back."""
-        seconds = max(bounded(away.retry_in, self._store.longest_wait), SHORTEST)
+    async def wait(self, outage: Unavailable, tokens: tuple[Token, ...]) -> None:
+        """Return deliveries unspent, to be claimed again when the dependency may answer."""
+        seconds = max(bounded(outage.retry_in, self._store.longest_wait), SHORTEST)
         log = logfire.debug if self._in_a_row else logfire.warn
-        log("Waiting {seconds} s: {reason}", seconds=seconds, reason=str(away))
+        log("Waiting {seconds} s: {reason}", seconds=seconds, reason=str(outage))
         self._in_a_row += 1
         await self._store.defer(*tokens, seconds=seconds)
         rounds, rest = divmod(self._in_a_row, IN_A_ROW)
@@ -45,14 +45,14 @@ class Waiting:
             self._store.pause(min(FIRST_PAUSE * 2 ** min(rounds - 1, 10), LONGEST_PAUSE))
 
 
-def unavailable(error: BaseException) -> Unavailable | None:
-    """Return what says that something outside is away, also from within a group of tasks.
+def find_outage(error: BaseException) -> Unavailable | None:
+    """Return the failure of something outside that is worth waiting for, also from a group of tasks.
 
     An agent that runs with a model of its own raises what its provider said: that counts, too.
     """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
-        return next(filter(None, map(unavailable, group.exceptions)), None)
+        return next(filter(None, map(find_outage, group.exceptions)), None)
     if isinstance(error, ModelAPIError) and cause_of(error):
         reason = advice(error, error.model_name, "its name in agent/")
         return Unavailable(f"{reason} ({error})", asked_wait(error) or UNGUARDED_WAIT)

@@ -48,7 +48,7 @@ def scripts_of(history: History) -> list[Script]:
 
 
 def revision_of(connection: Connection, history: History) -> str | None:
-    """Return the revision that the database says it is at."""
+    """Return the revision that the database is at."""
     exists = connection.scalar(text("SELECT to_regclass(:name)"), {"name": history.version_table})
     if exists is None:
         return None

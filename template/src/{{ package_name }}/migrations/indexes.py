@@ -19,11 +19,11 @@ from ..core.types import Seconds
 from ..infra.database import CONNECT_TIMEOUT, StartupError, reason
 
 type Say = Callable[[str], None]
-"""Tells people, in a sentence, how far a build has come."""
+"""Reports in a sentence how far a build has come."""
 
 LOCK = 5_219_203_774_018_266_114  # beside the migrations' own
 POLL: Seconds = 0.5  # between looks at a build
-QUIET: Seconds = 5.0  # a build that takes longer says so, and what it waits for
+QUIET: Seconds = 5.0  # a build that takes longer reports what it waits for
 REPORT: Seconds = 30.0  # from then on as often
 WATCH_TIMEOUT: Seconds = 30.0  # a look that takes longer means that the server is gone
 
@@ -205,7 +205,7 @@ async def _is_usable(
 async def _watched(
     sql: str, index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
 ) -> None:
-    """Run a long statement, and say on the way what it does or waits for.
+    """Run a long statement, and report on the way what it does or waits for.
 
     It has no time limit of its own; a server that does not answer the watcher any more ends it.
     """
@@ -229,7 +229,7 @@ class _Reports:
         self._next = time.monotonic() + QUIET
 
     async def on(self, watcher: asyncpg.Connection, pid: int, what: str) -> None:
-        """Say what a process of the server does or waits for, if it is time to.
+        """Report what a process of the server does or waits for, if it is time to.
 
         Raises:
             TimeoutError: the server does not answer.

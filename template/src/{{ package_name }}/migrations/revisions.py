@@ -1,4 +1,4 @@
-"""Your own migrations: written empty, applied once they say something, and taken back one by one."""
+"""Your own migrations: written empty, applied once they do something, and taken back one by one."""
 
 import ast
 import hashlib

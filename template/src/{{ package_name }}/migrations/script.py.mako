@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Apply the change; nothing is applied before this says something."""
+    """Apply the change; nothing is applied before this does something."""
     op.execute("")
 
 

@@ -25,7 +25,7 @@ class DeadLetterDetails(BaseModel):
     timestamp: datetime
     recorded_at: datetime
     payload: Any
-    """What it says, as it is stored: today's code may not be able to read it."""
+    """Its own fields, as they are stored: today's code may not be able to read it."""
     meta: Any
     subscriber: str
     attempts: int

@@ -27,7 +27,7 @@ COLUMNS = {"id", "type", "source", "scope", "timestamp", "meta"}  # the rest is 
 EVENT_COLUMNS = (
     "e.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.payload, e.headers, e.recorded_at"
 )
-LEAST_BYTES = 1_000_000  # a small limit for requests must not refuse what the agent itself says
+LEAST_BYTES = 1_000_000  # a small limit for requests must not refuse what the agent publishes
 SHOWN_ERRORS = 5  # of an event that has many
 
 # How the library begins the exponent of a large float: `e+`, or `e` in its older versions.
@@ -36,7 +36,7 @@ LARGE_FLOAT = re.compile(rf"{STRING}|-?\d+(?:\.\d+)?[eE]\+?\d+", re.DOTALL)
 
 
 class Unreadable(Exception):
-    """The row of an event cannot be read by this code; the message says why in one sentence."""
+    """The row of an event cannot be read by this code; the message is the reason in one sentence."""
 
 
 class NewerEvent(Exception):

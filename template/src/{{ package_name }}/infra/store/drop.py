@@ -1,7 +1,7 @@
 """Giving up held events without an action, visibly.
 
-Their deliveries go and the log keeps them, so each transaction that drops some publishes, for each
-scope, an `agent.dropped` that names them and the reason. The view of statuses reads it.
+Their deliveries go and the log keeps them. So the same transaction publishes, for each scope, an
+`agent.dropped` that names them and the reason. The view of statuses reads it.
 """
 
 from collections.abc import Iterable, Sequence

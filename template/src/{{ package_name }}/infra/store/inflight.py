@@ -1,7 +1,7 @@
 """What one consumer has claimed and not settled: what is buffered, and what somebody works on.
 
-A lease is renewed for these deliveries only. One that was handed out counts as abandoned when nobody
-has begun or ended a block of `Memory.settling` in its scope for as long as a decision may take. Time
+A lease is renewed for these deliveries only. One that was handed out is abandoned after the time
+that a decision may take, if no block of `Memory.settling` began or ended in its scope. Time
 in which every turn of the process was taken does not count: such deliveries wait for a turn.
 """
 

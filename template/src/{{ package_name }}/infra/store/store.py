@@ -41,7 +41,7 @@ from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
 
-NOT_BY_DEFAULT = ["agent.action", "agent.dropped", "lifecycle"]  # what the service says of itself
+NOT_BY_DEFAULT = ["agent.action", "agent.dropped", "lifecycle"]  # what the service itself publishes
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
 DEFER_MARGIN: Seconds = 0.2  # until deferred deliveries are due, so that later ones do not overtake
 
@@ -114,7 +114,7 @@ class EventStore:
 
     @property
     def longest_wait(self) -> Seconds:
-        """The longest that a delivery may be put off, whoever asks for it."""
+        """The longest that a delivery may be put off."""
         return max(self.settings.model_breaker_max_pause, self.settings.event_retry_max_delay)
 
     def now(self) -> datetime:
@@ -192,7 +192,7 @@ class EventStore:
             subscription.stop()
 
     def pause(self, seconds: Seconds) -> None:
-        """Claim nothing for so long, `longest_wait` at most: what handlers need is away."""
+        """Claim nothing for so long, `longest_wait` at most: what handlers need is unavailable."""
         seconds = bounded(seconds, self.longest_wait)
         for subscription in self._subscriptions:
             subscription.pause(seconds)
@@ -243,7 +243,7 @@ class EventStore:
         self.settled(*tokens)
 
     async def release(self, *tokens: Token) -> None:
-        """Return deliveries unhandled; while the database is away, let their leases expire."""
+        """Return deliveries unhandled; while the database is unavailable, let their leases expire."""
         try:
             await self.hand_back(*tokens)
         except DatabaseUnavailable as error:
@@ -285,7 +285,10 @@ class EventStore:
             for scope in scopes
             for token in each.avoid(scope, seconds + DEFER_MARGIN)
         ]
-        await self.hand_back(*tokens, *also, delay=seconds)
+        try:
+            await self.hand_back(*tokens, *also, delay=seconds)
+        finally:  # nobody has them any more: if this failed, their leases expire
+            self.settled(*also)
 
     async def pass_on(
         self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
@@ -300,7 +303,10 @@ class EventStore:
             for each in self._subscriptions
             for token in each.avoid(scope, seconds, for_room=for_room, busy=not for_room)
         ]
-        await self.hand_back(*tokens, *also)
+        try:
+            await self.hand_back(*tokens, *also)
+        finally:  # nobody has them any more: if this failed, their leases expire
+            self.settled(*also)
 
     def look_again(self) -> None:
         """Claim of scopes again that were passed on for room."""
@@ -508,7 +514,7 @@ class EventStore:
 
     async def recall(self) -> int:
         """Make due what an earlier version put off for longer than `longest_wait`; return how many."""
-        return await claim.recall(self.fetch, self.subscriber, self.longest_wait)
+        return await claim.recall(self._patiently, self.subscriber, self.longest_wait)
 
     async def release_aged(self, age: Seconds) -> int:
         """Drop what has been held for longer than `age`, in quiet scopes too; return how many.
