@@ -6,7 +6,7 @@ from starlette.convertors import Convertor, register_url_convertor
 class EventId(Convertor[str]):
     """Matches one or more characters, slashes included: `{event_id:event_id}`."""
 
-    regex = ".+"
+    regex = r"[\s\S]+"  # a dot would leave line breaks out
 
     def convert(self, value: str) -> str:
         """Return the id."""

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import aclosing, suppress
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -166,8 +167,16 @@ def line_of(event: Stored) -> Text:
             exclude={"id", "type", "timestamp", "meta", "scope", "version"}
         )
     return Text.assemble(
-        (f"{event.timestamp.astimezone():%H:%M:%S.%f} ", "bright_black"),
+        (f"{_local(event.timestamp):%H:%M:%S.%f} ", "bright_black"),
         (plain(f"{event.scope} "), "cyan"),
         (f"{event.type} ", COLORS.get(event.type, "yellow")),
         plain(details),
     )
+
+
+def _local(time: datetime) -> datetime:
+    """Return a time by the clock of this machine; one at an end of the calendar stays as it is."""
+    try:
+        return time.astimezone()
+    except (OverflowError, ValueError):
+        return time

@@ -159,4 +159,9 @@ def _time(option: str, text: str) -> datetime:
     except ValueError as error:
         message = f"{option}: {text!r} is no ISO time like 2026-01-31T12:00"
         raise typer.BadParameter(message) from error
-    return time if time.tzinfo else time.astimezone()
+    try:
+        return time if time.tzinfo else time.astimezone()
+    except (OverflowError, ValueError) as error:
+        raise typer.BadParameter(
+            f"{option}: {text!r} is beyond the calendar; name a zone"
+        ) from error

@@ -5,10 +5,11 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
 from .. import COMMAND
 from ..infra.store import EventStore
+from ..infra.store.codec import load_or_show
 from .opening import duration, with_store
 from .output import CommandFailed, Json, fail, say
 from .tables import print_rows
@@ -65,7 +66,7 @@ def show(event_id: EventId, whose: Whose = "agent") -> None:
     letter = _with_dead(whose, lambda store: store.dlq_show(event_id))
     if letter is None:
         _no_such(event_id)
-    said = {name: from_json(getattr(letter, name)) for name in ("payload", "meta")}
+    said = {name: load_or_show(getattr(letter, name)) for name in ("payload", "meta")}
     say(json.dumps(to_jsonable_python(letter._asdict() | said), indent=2))
 
 

@@ -22,6 +22,7 @@ from .text import describe
 from .waiting import Waiting, find_outage
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
+TRACEBACK_MOST = 100_000  # characters: longer ones are cut, and not logged
 SETTLE_TIMEOUT: Seconds = 10.0  # beyond it a failure goes on being settled, but nobody waits for it
 
 
@@ -107,9 +108,19 @@ class Settling:
             # Not renewed any more, so the lease runs out and the events come again.
             self.store.settled(*self.tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(outage))
-        except Exception as other:
+        except Exception as other:  # of the error's own making, such as a thousand causes
+            logfire.error("A failure was not recorded: {error}", error=describe(other))
+            await self._settle_without(error, other)
+
+    async def _settle_without(self, error: BaseException, other: Exception) -> None:
+        """Settle as failed what failed with an error that cannot be described."""
+        reason = f"{type(error).__name__} (to record it raises {type(other).__name__})"
+        try:
+            for token in self.tokens:
+                await self.store.nack(token, reason)
+        except Exception as again:
             self.store.settled(*self.tokens)
-            logfire.error("A failure was not recorded: {error}", error=repr(other), _exc_info=other)
+            logfire.error("A failure was not recorded: {error}", error=describe(again))
 
     async def _settle_as(self, error: BaseException) -> None:
         if isinstance(error, ScopeBusy):
@@ -123,11 +134,15 @@ class Settling:
             logfire.warn("Waiting for the database: {reason}", reason=describe(error))
             await self.store.outlast(*self.tokens)
         else:
-            logfire.error("Decision failed: {error}", error=describe(error), _exc_info=error)
-            await self._nack(error)
+            details = "".join(traceback.format_exception(error))
+            brief = len(details) <= TRACEBACK_MOST
+            said = describe(error)
+            logfire.error(
+                "Decision failed: {error}", error=said, _exc_info=error if brief else None
+            )
+            await self._nack(error, details if brief else f"... {details[-TRACEBACK_MOST:]}")
 
-    async def _nack(self, error: BaseException) -> None:
-        details = "".join(traceback.format_exception(error))
+    async def _nack(self, error: BaseException, details: str) -> None:
         for token in self.tokens:
             await self.store.nack(token, _in_words(error), details)
 

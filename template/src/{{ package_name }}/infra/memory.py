@@ -258,8 +258,13 @@ class Memory[C: Context]:
         await self._saved(context.scope)
         await self._locks.confirm(context.scope)
         action = self._action(context, trigger, output)
-        await self._commit(action, known, tokens)
-        counters.handled.add(len(known.held) + len(tokens))
+        seen = {event.seq for event in context.events}
+        covered = [*(token for token in known.held.values() if token.seq in seen), *tokens]
+        if len(covered) < len(known.held) + len(tokens):
+            # The trigger took events out: they stay held, and come again.
+            self.forget(context.scope)
+        await self._commit(action, known, covered)
+        counters.handled.add(len(covered))
         counters.published.add(1)
         self._store.settled(*tokens)
         self._store.announce()
@@ -270,12 +275,12 @@ class Memory[C: Context]:
         return action
 
     async def _commit(
-        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+        self, action: ActionEvent, known: _Remembered[C], covered: list[Token]
     ) -> None:
         """Do all of an action, again if its transaction met another: that is no failure of the event."""
         for left in reversed(range(TRANSACTIONS)):
             try:
-                return await self._transact(action, known, tokens)
+                return await self._transact(action, known, covered)
             except DBAPIError as error:
                 if not left or getattr(error.orig, "sqlstate", None) not in CONFLICTS:
                     raise
@@ -283,21 +288,20 @@ class Memory[C: Context]:
                 await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
 
     async def _transact(
-        self, action: ActionEvent, known: _Remembered[C], tokens: tuple[Token, ...]
+        self, action: ActionEvent, known: _Remembered[C], covered: list[Token]
     ) -> None:
         async with self._store.sessions.begin() as session:
             fetch = fetch_in(session)
-            await self._settle_all(fetch, action.scope, known, tokens)
+            await self._settle_all(fetch, action.scope, known, covered)
             await insert_events(fetch, [action], self._store.limits.beside(action.covers))
             if self._on_action is not None:
                 async with self._store.interruptible(session):
                     await self._on_action(session, action)
 
     async def _settle_all(
-        self, fetch: Fetch, scope: Scope, known: _Remembered[C], tokens: tuple[Token, ...]
+        self, fetch: Fetch, scope: Scope, known: _Remembered[C], covered: list[Token]
     ) -> None:
         await hold.move(fetch, self._store.subscriber, scope, known.version, {})
-        covered = [*known.held.values(), *tokens]
         done = await settle.ack(fetch, self._store.subscriber, covered)
         if len(done) != len(covered):
             self._store.note_late([token for token in covered if token.seq not in done])

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MESSAGE_MOST = 10_000  # characters: to log a megabyte takes a second, in which nothing else happens
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -48,10 +49,15 @@ def jsonable(value: object) -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and message, storable, also if the message cannot be had."""
+    """Return the error's class and message, storable and not endless, also if it cannot be had."""
     name = type(error).__name__
     try:
-        return storable(f"{name}: {error}")
+        said = storable(f"{name}: {error}")
+        return (
+            said
+            if len(said) <= MESSAGE_MOST
+            else f"{said[:MESSAGE_MOST]} ... ({len(said)} characters)"
+        )
     except Exception as broken:
         return f"{name} (its message raises {type(broken).__name__})"
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ...core.types import Seconds
 from ..database import Fetch
 from .claim import NEW_FENCE
+from .codec import aware
 
 PRUNE_CHUNK = 5_000  # rows a transaction: long enough to be quick, short enough to block nobody
 
@@ -148,7 +149,8 @@ async def dead_letters(
 ) -> list[DeadLetter]:
     """Return the newest dead letters, or the one of an event."""
     rows = await fetch(DEAD, subscriber, event_id, limit)
-    return [DeadLetter(*(row[name] for name in DeadLetter._fields)) for row in rows]
+    found = [DeadLetter(*(row[name] for name in DeadLetter._fields)) for row in rows]
+    return [letter._replace(timestamp=aware(letter.timestamp)) for letter in found]
 
 
 async def retry_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int:

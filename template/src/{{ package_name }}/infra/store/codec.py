@@ -29,6 +29,11 @@ EVENT_COLUMNS = (
 )
 LEAST_BYTES = 1_000_000  # a small limit for requests must not refuse what the agent publishes
 SHOWN_ERRORS = 5  # of an event that has many
+BEYOND = (
+    "timestamp: it is too early or too late to be stored: send when it happened, or leave it out"
+)
+# The driver stores these two as PostgreSQL's infinities.
+INFINITE = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 # How the library begins the exponent of a large float: `e+`, or `e` in its older versions.
 EXPONENT = to_json(1e300).removeprefix(b"1").removesuffix(b"300").decode()
@@ -120,7 +125,7 @@ def encode(event: Event, limits: Limits, traceparent: str | None = None) -> Enco
         event.id, event.type, event.source, event.scope, _utc(event.timestamp), payload, headers
     )
     try:
-        read = _read(*encoded)
+        read = reread(encoded)
     except (Unreadable, NewerEvent) as error:
         raise InvalidEvent(str(error)) from error
     if (read.id, read.source, read.scope) != (event.id, event.source, event.scope):
@@ -147,7 +152,9 @@ def _refuse_characters(event: Event, payload: str, headers: str) -> None:
         or "Infinity" in payload
         or (not payload.isascii() and REPLACEMENT in payload)  # what becomes of half a key
     ):  # it may be innocent
-        problem = find_unstorable(event.model_dump(), "")
+        # As it is, and as it is written: bytes, paths and queues become JSON only then.
+        said = event.model_dump()
+        problem = find_unstorable(said, "") or find_unstorable(load_or_show(payload), "")
         if problem is not None:
             raise problem
 
@@ -172,9 +179,17 @@ def _utc(timestamp: datetime) -> datetime:
     if timestamp.tzinfo is None:
         raise InvalidEvent("timestamp: it has no time zone: add one")
     try:
-        return timestamp.astimezone(UTC)
+        found = timestamp.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidEvent("timestamp: it is too early or too late to be stored") from error
+        raise InvalidEvent(BEYOND) from error
+    if found in INFINITE:
+        raise InvalidEvent(BEYOND)
+    return found
+
+
+def aware(timestamp: datetime) -> datetime:
+    """Return a time of the log; for PostgreSQL's infinities the driver gives one without a zone."""
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
 
 
 def decode(row: Row) -> Event:
@@ -189,12 +204,22 @@ def decode(row: Row) -> Event:
         row["type"],
         row["source"],
         row["scope"],
-        row["timestamp"],
+        aware(row["timestamp"]),
         row["payload"],
         row["headers"],
     )
     event.stamp(row["seq"], row["recorded_at"])
     return event
+
+
+def reread(encoded: Encoded) -> Event:
+    """Return the event that readers will get of these columns.
+
+    Raises:
+        NewerEvent: it was written by newer code than this.
+        Unreadable: its type or shape is no longer known, or an upgrade of it fails.
+    """
+    return _read(*encoded)
 
 
 def _read(
@@ -265,7 +290,7 @@ def decode_any(row: Row) -> Stored:
             type=row["type"],
             source=row["source"],
             scope=row["scope"],
-            timestamp=row["timestamp"],
+            timestamp=aware(row["timestamp"]),
             recorded_at=row["recorded_at"],
             payload=load_or_show(row["payload"]),
             meta=load_or_show(row["headers"]),

@@ -2,17 +2,26 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from logfire.propagate import get_context
 from opentelemetry import trace
 
-from ...core.events import Event, up_to_date
+from ...core.events import Event
 from ..database import Fetch, Row
 from . import counters
-from .codec import Encoded, Limits, encode, load_json, refuse_invalid
+from .codec import (
+    Encoded,
+    Limits,
+    NewerEvent,
+    Unreadable,
+    aware,
+    encode,
+    refuse_invalid,
+    reread,
+)
 from .lanes import FLUSH_MOST, Lane, SharedFlush
 from .refusal import InvalidEvent
 
@@ -49,6 +58,9 @@ KNOWN = """
 SELECT id, type, source, scope, timestamp, payload FROM events WHERE id = ANY ($1::text[])
 """
 
+ENDS = frozenset({"agent.action", "agent.dropped"})
+"""What a chain of events may end with, at `EVENT_MAX_DEPTH`; anything else may be answered."""
+
 
 class EventConflict(ValueError):
     """An id was published before with other content."""
@@ -58,8 +70,7 @@ class Sent(NamedTuple):
     """An event as it goes to the database."""
 
     row: Encoded
-    timed: bool
-    """Whether the producer gave the time, so that a repetition has to give it too."""
+    event: Event
 
 
 class Publisher:
@@ -128,15 +139,17 @@ def check(event: Event, limits: Limits, traceparent: str | None) -> Sent:
         InvalidEvent: it cannot be stored, or its chain of causes is too long.
     """
     try:
-        if event.meta.depth > limits.depth:
+        # One that could not be answered would spoil every decision of the scope that holds it.
+        if event.meta.depth > limits.depth - (event.type not in ENDS):
             raise InvalidEvent(
                 f"meta.depth: {event.type} has {event.meta.depth} events behind it and"
-                f" EVENT_MAX_DEPTH is {limits.depth}: is the agent feeding on its own actions?"
+                f" EVENT_MAX_DEPTH is {limits.depth}, the answer to it included: is the agent feeding on"
+                " its own actions?"
             )
         encoded = encode(event, limits, traceparent)
     except (AttributeError, TypeError) as error:  # it was made, or changed, past its validation
         raise refuse_invalid(event, error) from error
-    return Sent(encoded, "timestamp" in event.model_fields_set)
+    return Sent(encoded, event)
 
 
 async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
@@ -187,22 +200,33 @@ def _conflict(sent: Sent) -> EventConflict:
 
 
 def _same(row: Row, sent: Sent) -> bool:
-    """Compare what was sent with what is stored; a time that we made up ourselves does not count."""
+    """Compare what was sent with what is stored; what we made up ourselves does not count.
+
+    Both as today's code reads them, so that a deploy between two sendings does not matter, with its new
+    fields and their defaults, nor the order of a set.
+    """
     new = sent.row
     if (row["type"], row["source"], row["scope"]) != (new.type, new.source, new.scope):
         return False
-    if sent.timed and row["timestamp"] != new.timestamp:
-        return False
     try:
-        stored = _shape(row["type"], row["payload"])
-    except (ValueError, TypeError):  # older code accepted what cannot be read today
+        stored = reread(Encoded(**{**row, "timestamp": aware(row["timestamp"]), "headers": "{}"}))
+        repeated = reread(new)
+    except (Unreadable, NewerEvent):  # older code accepted what cannot be read today
         return False
-    return _alike(stored, _shape(new.type, new.payload))
+    given = sent.event.model_fields_set
+    if "timestamp" in given and stored.timestamp != repeated.timestamp:
+        return False
+    apart = {"meta", "timestamp", *(name for name in _made_up(sent.event) if name not in given)}
+    return _alike(stored.model_dump(exclude=apart), repeated.model_dump(exclude=apart))
 
 
-def _shape(name: str, payload: Any) -> dict[str, Any]:
-    """Return a payload as today's code has it, so that a deploy between two sendings does not matter."""
-    return up_to_date({"type": name, **load_json(payload)})
+def _made_up(event: Event) -> Iterator[str]:
+    """Yield the fields whose default is another one each time, such as an id or a time."""
+    for name, field in type(event).model_fields.items():
+        if field.default_factory is not None:
+            anew = field.get_default(call_default_factory=True, validated_data=vars(event))
+            if anew != getattr(event, name):
+                yield name
 
 
 def _alike(stored: object, sent: object) -> bool:
