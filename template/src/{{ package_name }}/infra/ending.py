@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -46,10 +47,38 @@ def run_to_end(
     """Run a coroutine as `asyncio.run` does, but leave behind what does not end in time."""
     runner = asyncio.Runner(loop_factory=loop_factory)
     try:
-        runner.run(main)
+        _run_through(runner, main)
     finally:
         if runner.run(_end_others()):
             runner.close()  # which waits for tasks and threads without a limit
+
+
+def _run_through(runner: asyncio.Runner, main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its own end, whatever other tasks and callbacks raise.
+
+    `sys.exit()` in a task that a decision began, such as a tool's, stops the event loop. So it is run
+    again: whoever awaits that task gets the error, and the decision fails. Otherwise the event would
+    end, without a word and without spending an attempt, each process that takes it.
+    """
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def noted() -> None:
+        tasks.append(asyncio.current_task())
+        await main
+
+    run: Callable[[], object] = partial(runner.run, noted())
+    while True:
+        try:
+            run()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not (tasks and tasks[0] and not tasks[0].done()):
+                raise
+            logfire.error(
+                "{error} in a task does not end this process", error=repr(error), _exc_info=error
+            )
+            run = partial(runner.get_loop().run_until_complete, tasks[0])
+        else:
+            return
 
 
 async def _end_others() -> bool:

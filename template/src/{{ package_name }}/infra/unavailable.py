@@ -4,6 +4,7 @@ An error is classified by its origin. A `TimeoutError`, a `FileNotFoundError` or
 another service is its raiser's own failure, although drivers raise the same classes.
 """
 
+from collections.abc import Generator
 from typing import cast
 
 import asyncpg
@@ -50,13 +51,22 @@ def is_unavailable(error: BaseException) -> bool:
 
     Looks through groups, causes, and what SQLAlchemy wraps.
     """
-    if isinstance(error, DatabaseUnavailable):
-        return True
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return any(map(is_unavailable, group.exceptions))
-    behind = [error.__cause__, error.orig if isinstance(error, DBAPIError) else None]
-    return any(is_unavailable(each) for each in behind if each is not None)
+    return any(isinstance(each, DatabaseUnavailable) for each in _and_behind(error))
+
+
+def _and_behind(error: BaseException) -> Generator[BaseException]:
+    """Yield an error and all that is behind it, each once: `raise error from error` makes a circle."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [each.__cause__, each.orig if isinstance(each, DBAPIError) else None]
+        if isinstance(each, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
 
 
 def unavailable(
@@ -89,6 +99,8 @@ def reason(error: BaseException) -> str:
 
 def _origin(error: BaseException) -> BaseException:
     """Return the first error of a chain: the server's own, where the connection ended with one."""
-    while error.__cause__ is not None:
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
+        seen.add(id(error))
     return error

@@ -18,7 +18,7 @@ import logfire
 from ..database import CLOSE_TIMEOUT, COMMIT_TIMEOUT, DatabaseUnavailable, Row
 
 FLUSH_MOST = 1_000  # items a statement: beyond it, waiting costs more than sharing saves
-CHECK = "SELECT 1"
+CHECK = "SELECT current_setting('transaction_read_only') AS read_only"
 
 type Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -49,9 +49,11 @@ class Lane:
         """Ask the server for an answer, behind what runs on the connection already.
 
         Raises:
-            DatabaseUnavailable: there is no answer.
+            DatabaseUnavailable: there is no answer, or nothing can be written.
         """
-        await self.fetch(CHECK)
+        [row] = await self.fetch(CHECK)
+        if row["read_only"] == "on":
+            raise DatabaseUnavailable("it takes no changes: its transactions are read-only")
 
     async def close(self) -> None:
         """Close the connection once what runs on it is done, within `CLOSE_TIMEOUT`."""
