@@ -202,13 +202,23 @@ async def _release(store: EventStore) -> bool:
 
 
 async def _sweep(service: Service) -> None:
+    recalled: int | None = None
+    while True:
+        try:
+            if recalled is None:
+                recalled = await _recall(service.store)
+            await service.store.release_aged(service.settings.context_max_age)
+        except DATABASE_AWAY as error:
+            logfire.warn("The sweep waits for the database: {error}", error=repr(error))
+        await asyncio.sleep(SWEEP_INTERVAL)
+
+
+async def _recall(store: EventStore) -> int:
     with logfire.suppress_instrumentation():  # looking is not news
-        recalled = await service.store.recall()
+        recalled = await store.recall()
     if recalled:
         logfire.warn("Recalled {count} events that waited for too long", count=recalled)
-    while True:
-        await asyncio.sleep(SWEEP_INTERVAL)
-        await service.store.release_aged(service.settings.context_max_age)
+    return recalled
 
 
 async def _announce(

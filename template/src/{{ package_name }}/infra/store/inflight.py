@@ -13,6 +13,8 @@ from ...config import Settings
 from ...core.types import Scope, Seconds
 from .claim import Token
 
+MOST_ROUNDS = 4  # decisions that may come before one that was handed out already
+
 
 @dataclass(slots=True)
 class Delivery:
@@ -35,10 +37,12 @@ class Delivery:
 class InFlight:
     """The deliveries that one consumer has in flight."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, batch_size: int) -> None:
         # The time limit of a decision begins after its lock, and ends before its last commit.
         self._patience: Seconds = settings.event_handler_timeout + settings.event_lease
         self._turns = settings.agent_concurrency
+        # A consumer of the parallel loop decides on other scopes first, each within the time limit.
+        self._rounds = min(MOST_ROUNDS, max(1, batch_size // self._turns))
         self._deliveries: dict[int, Delivery] = {}
         self._active: dict[Scope, float] = {}
         self._working = 0
@@ -115,7 +119,10 @@ class InFlight:
         scopes = {each.scope for each in self._deliveries.values()}
         self._active = {scope: at for scope, at in self._active.items() if scope in scopes}
         deliveries = [each for each in self._deliveries.values() if each.handed_out]
-        return [each for each in deliveries if now - self._last_sign(each) > self._patience]
+        return [each for each in deliveries if now - self._last_sign(each) > self._limit(each)]
+
+    def _limit(self, delivery: Delivery) -> Seconds:
+        return self._patience if delivery.blocks else self._patience * self._rounds
 
     def _last_sign(self, delivery: Delivery) -> float:
         if delivery.blocks:

@@ -185,8 +185,13 @@ class Log:
         return decode_any(rows[0]) if rows else None
 
     async def page(self, wanted: Wanted, before: int | None, limit: int) -> list[Stored]:
-        """Return the newest events below `before`, newest first."""
-        return [decode_any(row) for row in await self._fetch(PAGE, *wanted, before, limit)]
+        """Return the newest events below `before`, newest first.
+
+        A rare type or scope of a long log takes seconds, for which no follower of the log may wait.
+        """
+        with logfire.suppress_instrumentation():  # a listing is of no interest to a trace
+            rows = await self._pool.fetch(PAGE, *wanted, before, limit)
+        return [decode_any(row) for row in rows]
 
     async def has_type(self, name: str) -> bool:
         """Tell whether any event of the log has this type; reads all of the log if none has."""

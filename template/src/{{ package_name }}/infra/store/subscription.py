@@ -82,7 +82,7 @@ class Subscription:
         self._owed = owed
         self._lease = settings.event_lease
         self._fallback = settings.event_fallback_check
-        self._in_flight = InFlight(settings)
+        self._in_flight = InFlight(settings, owed.batch_size)
         self._consumer: asyncio.Task[object] | None = None
         """The task that takes the events."""
         self._unread: deque[tuple[Row, Token]] = deque()
