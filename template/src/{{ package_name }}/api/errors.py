@@ -18,6 +18,7 @@ from ..infra.text import storable, storable_json
 RETRY_AFTER = "1"  # seconds
 UNAVAILABLE = "The database is unavailable at the moment. Send it again: with the same id, nothing is stored twice."
 FRAMEWORKS_UNPARSED = "There was an error parsing the body"
+SHOWN = 20  # errors of a body that has many
 UNPARSED = "body: it cannot be parsed; send JSON with fewer levels, and numbers with fewer digits"
 
 
@@ -97,7 +98,8 @@ def refuse_nul(*texts: str | None) -> None:
 
 def sentence_of(errors: Any) -> str:
     """Say in one sentence, field by field, what a validation found."""
-    return "; ".join(_one(error) for error in errors)
+    said = "; ".join(_one(error) for error in errors[:SHOWN])
+    return said if len(errors) <= SHOWN else f"{said}; and {len(errors) - SHOWN} more"
 
 
 def _one(error: dict[str, Any]) -> str:
@@ -105,11 +107,14 @@ def _one(error: dict[str, Any]) -> str:
     allowed = ", ".join(public_types())
     place = [str(part) for part in error["loc"] if part != "body" and part not in types]
     field = ".".join(place) or "body"
+    type_ = ".".join([*place, "type"])
     match error["type"]:
         case "union_tag_invalid":
-            return f"type: {error['ctx']['tag']!r} is no known event type; use one of {allowed}"
+            return f"{type_}: {error['ctx']['tag']!r} is no known event type; use one of {allowed}"
         case "union_tag_not_found":
-            return f"type: it is missing; use one of {allowed}"
+            return f"{type_}: it is missing; use one of {allowed}"
+        case "model_attributes_type" if not place:
+            return "body: it is no JSON object; send one, with `Content-Type: application/json`"
         case "json_invalid":
             return "body: it is not valid JSON; send one JSON object"
         case "missing":

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from .. import COMMAND
 from ..api.incoming import IncomingEvent
 from ..core.events import Event
-from ..infra.store import EventStore, Stored, UnreadableEvent
+from ..infra.store import EventStore, InvalidEvent, Stored, UnreadableEvent
 from .output import CommandFailed, writing
 
 CHUNK = 1_000  # events of a file that share a commit
@@ -38,7 +38,11 @@ class Publishing:
         """
         events, new = self._events(), 0
         while chunk := list(islice(events, CHUNK)):
-            new += await store.publish_many([event for _, event in chunk])
+            try:
+                new += await store.publish_many([event for _, event in chunk])
+            except InvalidEvent as error:
+                line = chunk[error.index or 0][0]
+                raise CommandFailed(f"line {line}: {error}") from error
             self._count += len(chunk)
             self._next = chunk[-1][0] + 1
         return f"Published {self._count} events, {new} of them new"

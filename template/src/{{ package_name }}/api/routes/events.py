@@ -76,7 +76,11 @@ async def publish_batch(
         raise InvalidEvent(
             f"body: it has {len(events)} events; send at most {settings.api_max_batch} at once"
         )
-    return BatchAccepted(count=len(events), published=await store.publish_many(events))
+    try:
+        published = await store.publish_many(events)
+    except InvalidEvent as error:
+        raise InvalidEvent(f"{error.index}.{error}") from error  # as validation names them
+    return BatchAccepted(count=len(events), published=published)
 
 
 @router.get("")

@@ -115,7 +115,10 @@ async def insert_events(fetch: Fetch, events: Sequence[Event], limits: Limits) -
     try:
         for start in range(0, len(events), FLUSH_MOST):
             some = events[start : start + FLUSH_MOST]
-            chunk = [check(event, limits, traceparent) for event in some]
+            chunk = [
+                _checked(event, limits, traceparent, number)
+                for number, event in enumerate(some, start)
+            ]
             new += await inserting if inserting else 0
             inserting = asyncio.ensure_future(_insert_chunk(fetch, chunk))
             await asyncio.sleep(0)  # sent to the server, which works while we encode the next
@@ -150,6 +153,14 @@ def check(event: Event, limits: Limits, traceparent: str | None) -> Sent:
     except (AttributeError, TypeError) as error:  # it was made, or changed, past its validation
         raise refuse_invalid(event, error) from error
     return Sent(encoded, event)
+
+
+def _checked(event: Event, limits: Limits, traceparent: str | None, index: int) -> Sent:
+    try:
+        return check(event, limits, traceparent)
+    except InvalidEvent as error:
+        error.index = index
+        raise
 
 
 async def _insert_chunk(fetch: Fetch, chunk: list[Sent]) -> int:
@@ -209,7 +220,9 @@ def _same(row: Row, sent: Sent) -> bool:
     if (row["type"], row["source"], row["scope"]) != (new.type, new.source, new.scope):
         return False
     try:
-        stored = reread(Encoded(**{**row, "timestamp": aware(row["timestamp"]), "headers": "{}"}))
+        stored = reread(
+            new._replace(timestamp=aware(row["timestamp"]), payload=row["payload"], headers="{}")
+        )
         repeated = reread(new)
     except (Unreadable, NewerEvent):  # older code accepted what cannot be read today
         return False

@@ -19,6 +19,9 @@ NO_BRACKET = re.compile(STRING + r'|[^\[\]{}"]+', re.DOTALL)
 class InvalidEvent(ValueError):
     """The event cannot be stored as it is; the message names the field and the remedy."""
 
+    index: int | None = None
+    """Which of many events it is, counted from 0."""
+
 
 def nesting(json: str) -> int:
     """Return how many levels of arrays and objects a JSON text has. Works at any depth."""
