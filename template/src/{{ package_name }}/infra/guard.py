@@ -5,6 +5,7 @@ revoked key or an exhausted account. For both `Unavailable` is raised: events wa
 What the provider rejects goes through.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -36,6 +37,7 @@ type Repeat = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs a call, again if it failed in a way that may pass soon."""
 
 OFFLINE = "offline"
+CLIENTS_TURN: Seconds = 1.0  # a client that limits each part of an answer reports that itself
 BACKOFF = wait_random_exponential(multiplier=0.5, max=8)  # before a request is repeated
 
 
@@ -146,7 +148,7 @@ class GuardedModel(WrapperModel):
         once, repeating = self._repeating(model_settings)
         send = partial(super().request, messages, once, model_request_parameters)
         async with self._watched():
-            response = await repeating(send)
+            response = await repeating(partial(self._in_time, send, model_settings))
         await self._spent(response)
         return response
 
@@ -168,9 +170,30 @@ class GuardedModel(WrapperModel):
             super().request_stream, messages, once, model_request_parameters, run_context
         )
         async with self._watched(), AsyncExitStack() as stack:
-            stream = await repeating(lambda: stack.enter_async_context(send()))
+
+            async def open_stream() -> StreamedResponse:
+                return await stack.enter_async_context(send())
+
+            stream = await repeating(open_stream)
             yield stream
         await self._spent(stream.get())
+
+    async def _in_time(
+        self, send: Callable[[], Awaitable[ModelResponse]], given: ModelSettings | None
+    ) -> ModelResponse:
+        """Make a request for as long as one may take: clients limit only each part of an answer.
+
+        Raises:
+            ModelAPIError: it took longer, like that of a provider that sends a byte now and then.
+        """
+        named = (given or ModelSettings()).get("timeout")
+        limit = named if isinstance(named, int | float) else self._service.model_timeout
+        try:
+            async with asyncio.timeout(limit + CLIENTS_TURN):
+                return await send()
+        except TimeoutError as error:
+            message = f"the answer was not complete after MODEL_TIMEOUT ({limit:g} s)"
+            raise ModelAPIError(self.wrapped.model_name, message) from error
 
     async def _spent(self, response: ModelResponse) -> None:
         count_model(response)
