@@ -4,6 +4,9 @@ An outage and a wrong setting are no fault of the event, which waits and spends 
 the provider rejects (400, 413, 422, too long, filtered) would be rejected again: that is the event's failure.
 """
 
+import math
+import time
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic_ai.exceptions import (
@@ -14,6 +17,10 @@ from pydantic_ai.exceptions import (
     ModelQuotaExceededError,
     ModelRequestRejectedError,
 )
+
+from ..core.types import Seconds
+
+YEAR: Seconds = 365 * 86_400
 
 type Cause = Literal["outage", "misconfigured", "budget"]
 
@@ -57,3 +64,26 @@ def _remedy(error: ModelAPIError, model: str, named_by: str) -> str:
         return "a proxy wants credentials; correct HTTPS_PROXY"
     address = ", or OPENAI_BASE_URL" if provider == "openai" else ""
     return f"its provider does not know it; correct {named_by}{address}"
+
+
+def asked_wait(error: ModelAPIError) -> Seconds | None:
+    """Return how many seconds the provider asks to be left alone; None if it names no such time.
+
+    Some providers write a time in seconds since 1970 where the seconds to wait belong.
+    """
+    seconds = error.retry_after
+    if seconds is None and isinstance(error, ModelHTTPError):
+        seconds = _decimal(error.headers or {})
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    if abs(seconds - time.time()) < YEAR:
+        seconds -= time.time()
+    return seconds if seconds > 0 else None
+
+
+def _decimal(headers: Mapping[str, str]) -> Seconds | None:
+    """Return a `Retry-After` with a decimal point, which PydanticAI does not read."""
+    try:
+        return float(headers.get("retry-after", ""))
+    except ValueError:
+        return None

@@ -26,12 +26,11 @@ from ..config import Settings
 from ..core.types import Seconds
 from .breaker import CircuitBreaker, State, Unavailable
 from .budget import Budget
-from .causes import Cause, advice, cause_of
+from .causes import Cause, advice, asked_wait, cause_of
 from .database import Fetch, StartupError
 from .metrics import count_model
 from .models import build_model
 from .text import as_template, storable
-from .waits import asked_wait
 
 type Repeat = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs a call, again if it failed in a way that may pass soon."""

@@ -7,9 +7,9 @@ from pydantic_ai.exceptions import ModelAPIError
 
 from ..core.types import Seconds
 from .breaker import Unavailable
-from .causes import advice, cause_of
+from .causes import advice, asked_wait, cause_of
 from .store import EventStore, Token
-from .waits import asked_wait, bounded
+from .waits import bounded
 
 SHORTEST: Seconds = 0.1  # so that "at once", or a time that is past, is no busy loop
 IN_A_ROW = 32  # decisions that a loop prefetches by default: as many show that little else is due
