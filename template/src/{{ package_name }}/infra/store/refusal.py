@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from ...core.events import Event
 from ..text import UNSTORABLE, describe
@@ -115,4 +115,7 @@ def _find_in_text(text: str, field: str) -> InvalidEvent | None:
 
 
 def _json(event: Event, field: str) -> str:
-    return to_json(getattr(event, field, None), fallback=str).decode()
+    try:
+        return to_json(getattr(event, field, None), fallback=str).decode()
+    except PydanticSerializationError:  # half a character in a key: the event is refused either way
+        return ""
