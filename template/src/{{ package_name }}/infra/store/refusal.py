@@ -115,7 +115,8 @@ def _find_in_text(text: str, field: str) -> InvalidEvent | None:
 
 
 def _json(event: Event, field: str) -> str:
+    value = getattr(event, field, None)
     try:
-        return to_json(getattr(event, field, None), fallback=str).decode()
-    except PydanticSerializationError:  # half a character in a key: the event is refused either way
-        return ""
+        return to_json(value, fallback=str).decode()
+    except PydanticSerializationError:  # half a character in a key; Python's form has as many levels
+        return str(value)
