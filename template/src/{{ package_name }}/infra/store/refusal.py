@@ -118,5 +118,7 @@ def _json(event: Event, field: str) -> str:
     value = getattr(event, field, None)
     try:
         return to_json(value, fallback=str).decode()
-    except PydanticSerializationError:  # half a character in a key; Python's form has as many levels
+    except (
+        PydanticSerializationError
+    ):  # half a character in a key; Python's form has as many levels
         return str(value)
