@@ -118,7 +118,5 @@ def _json(event: Event, field: str) -> str:
     value = getattr(event, field, None)
     try:
         return to_json(value, fallback=str).decode()
-    except (
-        PydanticSerializationError
-    ):  # half a character in a key; Python's form has as many levels
-        return str(value)
+    except PydanticSerializationError:  # half a character in a key
+        return str(value)  # Python's form has as many levels
