@@ -1,8 +1,9 @@
 """The projects that answers make: strictly typed, importable, and green in their own tests.
 
 One project for each of the 36 behaviours, whose other answers are spread so that every two meet
-somewhere. Whatever is the same in two projects is looked at once. They are tested from the beginning
-of the run, beside everything else, which takes its turn when they leave it one.
+somewhere. Whatever is the same in two projects is looked at once, and a module of tests only meets the
+answers that its subject may depend on. They are tested from the beginning of the run, beside everything
+else, which takes its turn when they leave it one.
 """
 
 import os
@@ -44,16 +45,25 @@ FIRST_RELEASE = next(iter(tomllib.loads((REPOSITORY / "releases.toml").read_text
 USUAL_LOOP = VALUES["loop"][0]
 
 TRIED = "error_threshold"
-"""The trigger with which real processes are tried: every loop with memory's locks, and every other kind with one loop."""
+"""The trigger with which most is tried."""
 
-DOORS = tuple(
-    f"tests/test_{name}.py"
-    for name in (
-        *("cli", "cli_log", "cli_queue", "embedded", "forward"),
-        *("heartbeat", "start", "telemetry"),
-    )
+OF_THE_AGENT = ("agent", "architecture", "patterns", "trace")
+"""Modules of tests that are tried with every trigger: all others meet each loop and each kind of locks with one."""
+
+OF_THE_STORE = (
+    *("dropped", "isolation", "migrations", "readable", "store", "store_latest", "store_log"),
+    *("store_operating", "store_publishing", "store_subscribers", "text", "unreadable", "versions"),
 )
-"""What is about starting processes and watching them, whatever their loop: tried for every kind of locks."""
+"""What is tried for every kind of locks, whatever the loop: it looks at what lies below them."""
+
+OF_PROCESSES = (
+    *("cli", "cli_log", "cli_queue", "embedded", "forward", "heartbeat", "silent_connection"),
+    *("start", "stop", "telemetry", "unavailable"),
+)
+"""The same, about starting processes and watching them."""
+
+OF_NO_ANSWER = ("indexes", "listening", "revisions", "terminal")
+"""What knows nothing of loops and locks, and is tried once."""
 
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
@@ -95,18 +105,30 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         for name in sorted(project.tree):
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
-                here = not closures.starts_processes(name) or tries_processes(project.answers, name)
+                processes = closures.starts_processes(name)
+                here = tries(project.answers, name, processes=processes)
                 if (key not in known and here) or (alone and name in ON_THEIR_OWN):
                     project.modules.append(name)
                     known.add(key)
+    if not trees.before:
+        written = {name for project in projects.values() for name in project.tree}
+        tests = {name for name in written if name.startswith("tests/test_")}
+        assert {name for name, _ in known} == tests, "each module of tests is tried somewhere"
 
 
-def tries_processes(answers: Answers, module: str) -> bool:
-    """Tell whether a module that starts real processes is tried with these answers."""
-    usual_loop, usual_locks = VALUES["loop"][0], VALUES["locks"][0]
-    if module in DOORS or answers["locks"] != usual_locks:
-        return answers["trigger"] == TRIED and answers["loop"] == usual_loop
-    return answers["trigger"] == TRIED
+def tries(answers: Answers, module: str, *, processes: bool) -> bool:
+    """Tell whether a module of tests is tried with these answers."""
+    name = module.removeprefix("tests/test_").removesuffix(".py")
+    if name in OF_THE_AGENT:
+        return True
+    usual_loop, usual_locks = (answers[each] == VALUES[each][0] for each in ("loop", "locks"))
+    if name in OF_NO_ANSWER:
+        usual = usual_loop and usual_locks
+    elif name in OF_THE_STORE or name in OF_PROCESSES:
+        usual = usual_loop
+    else:  # processes take seconds: each loop, and each kind of locks
+        usual = usual_loop or usual_locks or not processes
+    return usual and answers["trigger"] == TRIED
 
 
 @pytest.fixture(scope="session")
