@@ -8,6 +8,7 @@ in flight, so only the service's own stop gets through: any other cancellation i
 import asyncio
 import traceback
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import logfire
 from ..core.types import Seconds
 from .database import DATABASE_AWAY, is_unavailable
 from .locks import ScopeBusy
-from .store import EventStore, ScopeMoved, Token
+from .store import EventStore, ScopeBehind, ScopeMoved, Token
 from .store.subscription import Subscription
 from .text import describe
 from .waiting import Waiting, find_outage
@@ -24,6 +25,14 @@ from .waiting import Waiting, find_outage
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
 TRACEBACK_MOST = 100_000  # characters: longer ones are cut, and not logged
 SETTLE_TIMEOUT: Seconds = 10.0  # beyond it a failure goes on being settled, but nobody waits for it
+
+
+_handling: ContextVar[tuple[Token, ...]] = ContextVar("handling", default=())
+
+
+def handling() -> tuple[Token, ...]:
+    """Return the deliveries of the block of `Memory.settling` in which this is called."""
+    return _handling.get()
 
 
 @dataclass
@@ -44,6 +53,7 @@ class Settling:
         self._cancelled_before = task.cancelling() if task else 0
         if self._cancelled_before and self._consumer and self._is_own_stop():
             raise asyncio.CancelledError
+        _handling.set(self.tokens)
         self.store.begun(*self.tokens)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
@@ -56,6 +66,7 @@ class Settling:
                 return False  # the block did not end: its coroutine was thrown away
             return await self._end(error)
         finally:
+            _handling.set(())
             self.store.ended(*self.tokens)
 
     async def _end(self, error: BaseException) -> bool:
@@ -125,6 +136,9 @@ class Settling:
     async def _settle_as(self, error: BaseException) -> None:
         if isinstance(error, ScopeBusy):
             await self.store.pass_on(error.scope, *self.tokens, seconds=BUSY_DELAY)
+        elif isinstance(error, ScopeBehind):
+            scope, wait = error.scope, error.seconds
+            await self.store.pass_on(scope, *self.tokens, seconds=BUSY_DELAY, delay=wait)
         elif isinstance(error, ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)

@@ -26,10 +26,11 @@ from .contexts import Context, Restore
 from .database import DatabaseUnavailable, Fetch, fetch_in, to_json
 from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
-from .failures import Settling
+from .failures import Settling, handling
 from .locks import ScopedLocks
 from .store import EventStore, ScopeMoved, Token, counters, hold, settle
 from .store.drop import ToDrop
+from .store.hold import Place
 from .store.publish import insert_events
 from .store.settle import Done, Hold
 from .text import jsonable, storable
@@ -152,6 +153,7 @@ class Memory[C: Context]:
 
         Raises:
             ScopeBusy: another handler has the scope.
+            ScopeBehind: an earlier event of the scope is not handled yet.
             TimeoutError: the decision took too long.
         """
         turn = self._locks.acquire(scope, wait=False)
@@ -163,8 +165,7 @@ class Memory[C: Context]:
         Only whoever has the scope's lock may ask.
         """
         known = self._cache.get(scope)
-        trusted = 0.0 if self._locks.across_processes else self._settings.context_trusted
-        if known is None or time.monotonic() - known.checked >= trusted:
+        if known is None or time.monotonic() >= self._trusted_until(known):
             known = await self._checked(scope, known)
             self._cache[scope] = known
             # Never fewer than are open at once: those are in use.
@@ -173,6 +174,18 @@ class Memory[C: Context]:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(scope)
         return known.context
+
+    def _trusted_until(self, known: _Remembered[C]) -> float:
+        """Return until when a context need not be compared with the database.
+
+        In one process, what is claimed of a scope comes in order until some of it goes back.
+        """
+        if (
+            self._locks.across_processes
+            or self._store.returns.last(known.context.scope) >= known.checked
+        ):
+            return 0.0
+        return known.checked + self._settings.context_trusted
 
     def forget(self, scope: Scope) -> None:
         """Let the scope's context be rebuilt when it is opened next."""
@@ -207,7 +220,8 @@ class Memory[C: Context]:
     def skip(self, *tokens: Token) -> None:
         """Let go of events that the filter did not let in; the next decision need not wait for it."""
         note(outcome="filtered out")
-        self._store.settler.ack_later(tokens, self._settle_later("", tokens))
+        scope = tokens[0].scope if tokens else ""
+        self._store.settler.ack_later(tokens, self._settle_later(scope, tokens))
 
     async def flush(self) -> None:
         """Wait until the database has all that was held and skipped so far."""
@@ -333,15 +347,21 @@ class Memory[C: Context]:
         await self._saved(scope)
         now = time.monotonic()
         if known is not None:
-            state = await hold.read_state(self._store.by_index, self._store.subscriber, scope)
+            place = self._place(scope)
+            state = await hold.read_state(self._store.by_index, self._store.subscriber, place)
             if (known.version, len(known.held) + known.newer) == (state.version, state.held):
                 known.checked = now
                 return known
         return await self._rebuild(scope, now)
 
+    def _place(self, scope: Scope) -> Place:
+        """Return what the present block of `settling` is about to decide on in a scope."""
+        seqs = [token.seq for token in handling() if token.scope == scope]
+        return Place(scope, min(seqs, default=None), self._settings.event_order == "strict")
+
     async def _rebuild(self, scope: Scope, now: float) -> _Remembered[C]:
         fetch, subscriber = self._store.by_index, self._store.subscriber
-        held = await hold.read_held(fetch, subscriber, scope)
+        held = await hold.read_held(fetch, subscriber, self._place(scope))
         recent = self._settings.context_recent
         acted_on = await hold.read_covered(fetch, subscriber, scope, recent)
         state = held.state

@@ -42,15 +42,35 @@ class StoreIndex(NamedTuple):
     table: str
     on: str
     """What comes behind the table's name in CREATE INDEX."""
+    replaces: str | None = None
+    """An index that only older code uses, dropped once this one is built."""
 
 
+UNCLAIMED = "lease IS NULL AND held_at IS NULL AND dead_at IS NULL"
 INDEXES = (
     StoreIndex("events_of_dropped", "events", "(scope, recorded_at) WHERE type = 'agent.dropped'"),
+    StoreIndex(
+        "deliveries_pending",
+        "deliveries",
+        f"(subscriber, seq) WHERE {UNCLAIMED} AND due_at = 'epoch'::timestamptz",
+    ),
+    StoreIndex(
+        "deliveries_waiting",
+        "deliveries",
+        f"(subscriber, due_at, seq) WHERE {UNCLAIMED} AND due_at > 'epoch'::timestamptz",
+        replaces="deliveries_ready",
+    ),
+    StoreIndex(
+        "deliveries_claimed",
+        "deliveries",
+        "(subscriber, scope, seq) WHERE fence <> 0 AND held_at IS NULL AND dead_at IS NULL",
+    ),
 )
 
 USABLE = """
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = to_regclass(:table) AND c.relname = :name AND i.indisvalid
+   AND to_regclass(:replaces) IS NULL
 """
 FOUND = """
 SELECT i.indisvalid AS valid, p.pid AS builder
@@ -90,11 +110,7 @@ SELECT p.phase,
 
 def missing_in(connection: Connection) -> list[StoreIndex]:
     """Return the indexes that are not there, or not usable."""
-    return [
-        index
-        for index in INDEXES
-        if connection.scalar(text(USABLE), {"table": index.table, "name": index.name}) is None
-    ]
+    return [index for index in INDEXES if connection.scalar(text(USABLE), index._asdict()) is None]
 
 
 async def build(
@@ -166,12 +182,20 @@ async def _have_the_lock(
 async def _build(
     index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
 ) -> None:
-    if await _is_usable(index, builder, watcher, say):
-        return
     if not await watcher.fetchval(
         f"SELECT EXISTS (SELECT FROM {index.table})", timeout=WATCH_TIMEOUT
     ):
         say = _nothing  # a fresh database has it in a blink
+    if not await _is_usable(index, builder, watcher, say):
+        await _create(index, builder, watcher, say)
+    if index.replaces is not None:
+        drop = f"DROP INDEX CONCURRENTLY IF EXISTS {index.replaces}"
+        await _watched(drop, index, builder, watcher, say)
+
+
+async def _create(
+    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+) -> None:
     begun = time.monotonic()
     say(f"Building the index {index.name} of {index.table}; reading and writing go on meanwhile")
     await _watched(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}", index, builder, watcher, say)

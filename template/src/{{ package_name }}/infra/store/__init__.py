@@ -8,7 +8,7 @@ from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .codec import Stored, UnreadableEvent
 from .cursor import Cursor
-from .hold import ScopeMoved
+from .hold import ScopeBehind, ScopeMoved
 from .log import Latest
 from .publish import EventConflict
 from .refusal import InvalidEvent
@@ -25,6 +25,7 @@ __all__ = [
     "InvalidEvent",
     "Latest",
     "QueueStats",
+    "ScopeBehind",
     "ScopeMoved",
     "StoreBase",
     "Stored",

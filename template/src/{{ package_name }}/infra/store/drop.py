@@ -16,7 +16,7 @@ from ...core.events import AgentDroppedEvent, BaseEvent, EventMeta
 from ...core.types import Scope, Seconds
 from ..database import Fetch, Row
 from . import counters
-from .claim import Token, columns
+from .claim import OURS, Token, columns
 from .codec import Limits, load_json
 from .publish import insert_events
 
@@ -49,16 +49,16 @@ SELECT $1, t.scope, 1 FROM unnest($2::text[]) AS t (scope) ORDER BY t.scope
 RETURNING scope, version
 """
 
-DROP = """
+DROP = f"""
 WITH dropped AS (
-    DELETE FROM deliveries d USING unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
-     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+    DELETE FROM deliveries d
+     WHERE {OURS}
     RETURNING d.seq
 )
 SELECT e.scope, e.id, e.headers
   FROM dropped JOIN events e ON e.seq = dropped.seq
  ORDER BY e.scope, e.seq
-"""
+"""  # noqa: S608 - no value goes in, only conditions
 
 
 class ToDrop(NamedTuple):

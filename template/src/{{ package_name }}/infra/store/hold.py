@@ -15,16 +15,27 @@ from ...core.types import Scope, Seconds
 from ..database import Fetch, Row, to_json
 from ..text import storable, storable_json
 from . import counters
-from .claim import NEW_FENCE, Token, columns, seqs
+from .claim import NEW_FENCE, OURS, Token, columns, seqs
 from .codec import EVENT_COLUMNS, NewerEvent, Unreadable, decode, decode_known, load_json
 from .refusal import InvalidEvent, find_unstorable
 
 # `version` moves when events leave the scope, `held` grows when they enter: together they tell
 # whether a cached context is still the whole truth, at the price of one small read.
+#
+# An earlier delivery that was claimed once and is not settled keeps its scope waiting: leased, with
+# an expired lease, released or deferred. Under relaxed order one that waits for its retry does not;
+# neither does what waits for newer code, which has a reason as well. One that was never claimed cannot
+# be earlier than this one, since a claim takes none that comes behind it.
 STATE = """
 SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
        (SELECT count(*) FROM deliveries d
-         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held
+         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
+       (SELECT greatest(extract(epoch FROM d.due_at - now()), 0)::float8 FROM deliveries d
+         WHERE d.subscriber = $1 AND d.scope = $2 AND d.seq < $3
+           AND d.fence <> 0 AND d.held_at IS NULL AND d.dead_at IS NULL
+           AND ($4 OR d.lease IS NOT NULL OR d.error IS NULL OR d.due_at <= now())
+         ORDER BY d.seq
+         LIMIT 1) AS behind
   FROM (VALUES (1)) AS one
   LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
 """
@@ -63,21 +74,33 @@ RETURNING version, last_action_at
 # action: a cached context that still shows these events may not act, and a new fence voids its tokens.
 DEAD_LETTER = f"""
 WITH moved AS (
-    INSERT INTO scopes (subscriber, scope, version) VALUES ($1, $2, 1)
+    INSERT INTO scopes (subscriber, scope, version) VALUES ($1, $5, 1)
         ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
     RETURNING version
 )
 UPDATE deliveries d
-   SET held_at = NULL, dead_at = now(), fence = {NEW_FENCE}, error = t.error, traceback = NULL
-  FROM unnest($3::bigint[], $4::bigint[], $5::text[]) AS t (seq, fence, error),
-       (SELECT count(*) FROM moved) AS once
- WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+   SET held_at = NULL, dead_at = now(), fence = {NEW_FENCE}, traceback = NULL,
+       error = ($4::text[])[width_bucket(d.seq, $2::bigint[])]
+  FROM (SELECT count(*) FROM moved) AS once
+ WHERE {OURS}
 RETURNING d.seq
-"""  # noqa: S608 - no value goes in, only the expression of a fence
+"""  # noqa: S608 - no value goes in, only conditions and the expression of a fence
 
 
 class ScopeMoved(Exception):
     """Another worker changed the scope meanwhile: rebuild its context and decide again."""
+
+
+class ScopeBehind(Exception):
+    """An earlier delivery of the scope comes first: this one goes back and keeps its place.
+
+    `seconds` says when the earlier one falls due; 0 if somebody has it, or may take it now.
+    """
+
+    def __init__(self, scope: Scope, seconds: Seconds) -> None:
+        super().__init__(f"scope {scope!r} has an earlier event that is not handled yet")
+        self.scope = scope
+        self.seconds = seconds
 
 
 class UnreadableHold(NamedTuple):
@@ -109,9 +132,26 @@ class Held(NamedTuple):
     unreadable: list[UnreadableHold]
 
 
-async def read_state(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState:
-    """Return the state of a scope, which need not exist yet."""
-    row = (await fetch(STATE, subscriber, scope))[0]
+class Place(NamedTuple):
+    """What is about to be decided on in a scope: nothing that is earlier may be left."""
+
+    scope: Scope
+    seq: int | None
+    """Of the first delivery; None if the order does not matter."""
+    strict: bool
+    """Whether an earlier delivery counts that waits for its retry."""
+
+
+async def read_state(fetch: Fetch, subscriber: str, place: Place) -> ScopeState:
+    """Return the state of a scope, which need not exist yet.
+
+    Raises:
+        ScopeBehind: an earlier delivery of the scope comes first.
+    """
+    scope = place.scope
+    row = (await fetch(STATE, subscriber, *place))[0]
+    if row["behind"] is not None:
+        raise ScopeBehind(scope, row["behind"])
     notes = _read_notes(scope, row["scratch"])
     return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
 
@@ -146,14 +186,18 @@ def write_notes(scratch: Mapping[str, Any]) -> str:
     return written
 
 
-async def read_held(fetch: Fetch, subscriber: str, scope: Scope) -> Held:
+async def read_held(fetch: Fetch, subscriber: str, place: Place) -> Held:
     """Return a scope's state and the events that it holds, each with the token that settles it.
 
     A held event that this code cannot read is dead-lettered with the reason: no decision could see
     it. One of a newer version stays as it is, for a worker that knows the version.
+
+    Raises:
+        ScopeBehind: an earlier delivery of the scope comes first.
     """
+    scope = place.scope
     while True:
-        state = await read_state(fetch, subscriber, scope)
+        state = await read_state(fetch, subscriber, place)
         held = _decode(await fetch(HELD, subscriber, scope), state)
         if not held.unreadable:
             return held
@@ -205,7 +249,7 @@ async def _dead_letter(
     in_order = sorted(unreadable)
     reasons = [storable(each.reason) for each in in_order]
     tokens = columns(each.token for each in in_order)
-    died = seqs(await fetch(DEAD_LETTER, subscriber, scope, *tokens, reasons))
+    died = seqs(await fetch(DEAD_LETTER, subscriber, *tokens, reasons, scope))
     counters.dead.add(len(died))
     for each in in_order:
         if each.token.seq in died:

@@ -5,7 +5,8 @@ table beside it: one row for each (subscriber, event) that is still owed. `subsc
 subscriber is owed which types. `scopes` keeps what a working memory cannot derive from its events.
 
 An event flows like this. Publishing inserts it and, in the same statement, a delivery for every
-subscription that wants it. A claim pushes the delivery's `due_at` past the lease and gives it a new
+subscription that wants it, due at once. Claims go by `seq`, which gives the events of a scope their
+order. A claim sets the delivery's `due_at` to the end of the lease and gives it a new
 `fence`; a worker that dies needs no clean-up, its deliveries simply fall due again. Then one of:
 acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
 `dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
@@ -25,6 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
 NOW = text("now()")
+UNCLAIMED = "lease IS NULL AND held_at IS NULL AND dead_at IS NULL"
 
 
 class Xid8(UserDefinedType[int]):
@@ -82,12 +84,26 @@ class DeliveryRecord(StoreBase):
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        Index(
-            "deliveries_ready",
+        # These three are built by `migrations/indexes.py`.
+        Index(  # what is due at once, in the order of the log
+            "deliveries_pending",
+            "subscriber",
+            "seq",
+            postgresql_where=text(f"{UNCLAIMED} AND due_at = 'epoch'::timestamptz"),
+        ),
+        Index(  # what waits for a time: for its retry, or because its scope was deferred
+            "deliveries_waiting",
             "subscriber",
             "due_at",
             "seq",
-            postgresql_where=text("lease IS NULL AND held_at IS NULL AND dead_at IS NULL"),
+            postgresql_where=text(f"{UNCLAIMED} AND due_at > 'epoch'::timestamptz"),
+        ),
+        Index(  # what keeps later deliveries of its scope waiting
+            "deliveries_claimed",
+            "subscriber",
+            "scope",
+            "seq",
+            postgresql_where=text("fence <> 0 AND held_at IS NULL AND dead_at IS NULL"),
         ),
         Index(
             "deliveries_leased", "subscriber", "due_at", postgresql_where=text("lease IS NOT NULL")
@@ -118,7 +134,8 @@ class DeliveryRecord(StoreBase):
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     subscriber: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str]
-    due_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    due_at: Mapped[datetime] = mapped_column(server_default=text("'epoch'"))
+    """When it may be claimed, or its lease ends; `epoch` for at once, whatever any clock says."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     fence: Mapped[int] = mapped_column(server_default=text("0"))
     lease: Mapped[str | None]

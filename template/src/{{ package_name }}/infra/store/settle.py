@@ -9,16 +9,15 @@ from ...core.types import Scope, Seconds
 from ..database import Fetch
 from ..text import storable
 from . import counters
-from .claim import Token, columns, seqs
+from .claim import LEASED, OURS, Token, columns, seqs
 from .lanes import Lane, SharedFlush
 
 # The fence must match: a worker whose lease ran out changes nothing, whatever it says.
-ACK = """
+ACK = f"""
 DELETE FROM deliveries d
- USING unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
- WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
+ WHERE {OURS}
 RETURNING d.seq, d.fence
-"""
+"""  # noqa: S608 - no value goes in, only conditions
 
 # Doubling from the base delay up to the longest, less up to a half, so that retries spread out.
 NACK = """
@@ -32,24 +31,22 @@ RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
 """
 
 # What a working memory wants to keep leaves the claimable set; its notes are saved in the same breath.
-HOLD = """
+HOLD = f"""
 WITH held AS (
     UPDATE deliveries d
        SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
-      FROM unnest($2::bigint[], $3::bigint[]) AS t (seq, fence)
-     WHERE d.subscriber = $1 AND d.seq = t.seq AND d.fence = t.fence
-       AND coalesce(d.lease, '') <> ''
+     WHERE {OURS} AND {LEASED}
     RETURNING d.seq, d.fence
 ), noted AS (
     INSERT INTO scopes (subscriber, scope, scratch)
     SELECT $1, n.scope, n.scratch::jsonb
       FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
-     WHERE n.seq IN (SELECT seq FROM held)
+     WHERE n.seq = ANY (ARRAY (SELECT seq FROM held))
      ORDER BY n.scope
         ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
 )
 SELECT seq, fence FROM held
-"""
+"""  # noqa: S608 - no value goes in, only conditions
 
 
 @dataclass(frozen=True)

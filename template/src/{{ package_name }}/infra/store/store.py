@@ -37,6 +37,7 @@ from .lanes import Lane
 from .log import Latest, Log, Wanted, readable
 from .outage import FIRST_PAUSE, Outage
 from .publish import Publisher, insert_events
+from .returns import Returns
 from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
@@ -78,6 +79,8 @@ class EventStore:
         )
         self._clock = Clock()
         self._outage = Outage()
+        self.returns = Returns()
+        """When deliveries went back, after which the order of their scope is looked at again."""
         self._drained = False
         self._lanes = {work: self._lane() for work in ("publish", "settle", "memory", "log")}
         # For wake-ups and hand-backs: what a crash of the server undoes is made good in time.
@@ -177,11 +180,11 @@ class EventStore:
         or ends `Memory.settling` in its scope for `EVENT_HANDLER_TIMEOUT` and one lease.
         Close the iterator (`contextlib.aclosing`) to hand the unsettled ones back unspent.
         """
-        owed = Owed(self.subscriber, event_types, batch_size, self._backoff)
+        owed = Owed(self.subscriber, event_types, batch_size, self._backoff, self.longest_wait)
         # A claim that a crash of the server undoes is made again, under another fence.
         claims = self._lane(flushed=False)
         subscription = Subscription(
-            claims, self.by_index, self._wake, self._clock, owed, self.settings
+            claims, self.by_index, self._wake, self._clock, owed, self.returns, self.settings
         )
         return subscription.events(self._subscriptions)
 
@@ -226,6 +229,7 @@ class EventStore:
             traceback,
             self._backoff,
         )
+        self.returns.note(token.scope)
         self._after_commit([token], [token] if dead is None else [])
         if dead is not None:
             (counters.dead if dead else counters.failed).add(1)
@@ -239,6 +243,8 @@ class EventStore:
         No delivery waits longer than `longest_wait`.
         """
         delay = bounded(delay, self.longest_wait)
+        for token in tokens:
+            self.returns.note(token.scope)
         await claim.hand_back(self._lanes["unflushed"].fetch, self.subscriber, tokens, delay)
         self.settled(*tokens)
 
@@ -291,12 +297,18 @@ class EventStore:
             self.settled(*also)
 
     async def pass_on(
-        self, scope: Scope, *tokens: Token, seconds: Seconds, for_room: bool = False
+        self,
+        scope: Scope,
+        *tokens: Token,
+        seconds: Seconds,
+        for_room: bool = False,
+        delay: Seconds = 0.0,
     ) -> None:
         """Leave a scope to others, and claim nothing of it for so long.
 
-        These deliveries, and what else of the scope was claimed, go back unspent. What is passed on
-        `for_room`, because this process has enough of the scope in hand, ends with `look_again`.
+        These deliveries, and what else of the scope was claimed, go back unspent, for any worker to
+        take after `delay`. What is passed on `for_room`, because this process has enough of the
+        scope in flight, ends with `look_again`.
         """
         also = [
             token
@@ -304,7 +316,7 @@ class EventStore:
             for token in each.avoid(scope, seconds, for_room=for_room, busy=not for_room)
         ]
         try:
-            await self.hand_back(*tokens, *also)
+            await self.hand_back(*tokens, *also, delay=delay)
         finally:  # nobody has them any more: if this failed, their leases expire
             self.settled(*also)
 
@@ -554,8 +566,8 @@ class EventStore:
                 yield partial(connection.fetch, timeout=self._patience)
 
     async def stats(self) -> list[QueueStats]:
-        """Return what each subscriber is owed."""
-        return await admin.stats(self.fetch)
+        """Return what each subscriber is owed; counts above `admin.COUNTED_MOST` are estimates."""
+        return await admin.stats(self._lanes["log"].fetch, self.fetch)
 
     async def status(self, event_id: str) -> list[DeliveryStatus]:
         """Return how far an event has come with each subscriber."""

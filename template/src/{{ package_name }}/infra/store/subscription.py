@@ -24,6 +24,7 @@ from .claim import Token
 from .codec import NewerEvent, Unreadable, decode
 from .inflight import Delivery, InFlight
 from .lanes import Lane
+from .returns import Returns
 from .settle import Backoff
 from .wake import Wake
 
@@ -53,6 +54,7 @@ class Owed(NamedTuple):
     types: list[str] | None
     batch_size: int
     backoff: Backoff
+    longest_wait: Seconds
 
 
 class Rest(NamedTuple):
@@ -73,8 +75,16 @@ class Subscription:
     """
 
     def __init__(
-        self, lane: Lane, fetch: Fetch, wake: Wake, clock: Clock, owed: Owed, settings: Settings
+        self,
+        lane: Lane,
+        fetch: Fetch,
+        wake: Wake,
+        clock: Clock,
+        owed: Owed,
+        returns: Returns,
+        settings: Settings,
     ) -> None:
+        self._returns = returns
         self._lane = lane
         self._fetch = fetch
         self._wake = wake
@@ -261,6 +271,7 @@ class Subscription:
                     await self._sleep()
                 pause = 0.1
             except DATABASE_AWAY as error:
+                self._returns.note_all()  # what was claimed may not have reached us
                 logfire.warn("The queue cannot be read: {error}", error=repr(error))
                 await self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -288,8 +299,9 @@ class Subscription:
             return False
         self._next_recovery = now + self._fallback
         who, types = self._owed.subscriber, self._owed.types
-        self._orphaned = await claim.any_orphaned(self._lane.fetch, who, types)
-        return self._orphaned
+        recalled = await claim.recall(self._lane.fetch, who, self._owed.longest_wait)
+        self._orphaned = await claim.any_orphaned(self._lane.fetch, who, types, self._lease)
+        return self._orphaned or bool(recalled)
 
     def _room(self) -> int:
         """Return how many to claim now; none while few could be and some are still unread."""
@@ -317,6 +329,8 @@ class Subscription:
             self._in_flight.add(Delivery(token, row["id"], row["scope"]))
             self._unread.append((row, token))
         if rows:
+            # What went back is claimed again behind what is later and still unread.
+            self._unread = deque(sorted(self._unread, key=lambda each: each[1].seq))
             self._clock.set(claim.claimed_at(rows[0]["fence"]))
             self._arrived.set()
         return bool(rows)
@@ -328,7 +342,7 @@ class Subscription:
         """
         if isinstance(error, NewerEvent):
             logfire.warn("Left to a worker with newer code: {reason}", reason=str(error))
-            await self._hand_back([token], NEWER_DELAY)
+            await self._hand_back([token], NEWER_DELAY, reason=str(error))
         else:
             await self._dead_letter(token, row, error)
             self.settled([token])
@@ -377,7 +391,7 @@ class Subscription:
                     await self._release_buffered()
                 if held := self._in_flight.tokens():
                     ours = await claim.renew(self._fetch, self._owed.subscriber, held, self._lease)
-                    self.settled(token for token in held if token.seq not in ours)
+                    self._lost([token for token in held if token.seq not in ours])
             except DATABASE_AWAY as error:
                 logfire.warn("Leases were not renewed: {error}", error=repr(error))
             except Exception as error:
@@ -396,7 +410,12 @@ class Subscription:
                 seq=each.token.seq,
                 worked_on=each.blocks > 0,
             )
-        self.settled(each.token for each in abandoned)
+        self._lost([each.token for each in abandoned])
+
+    def _lost(self, tokens: list[Token]) -> None:
+        for token in tokens:
+            self._returns.note(token.scope)
+        self.settled(tokens)
 
     async def _release_buffered(self) -> None:
         """Return what is buffered for a consumer that has stopped asking."""
@@ -418,13 +437,15 @@ class Subscription:
             await asyncio.wait_for(self._hand_back(self._in_flight.tokens()), COMMIT_TIMEOUT)
         await self._lane.close()
 
-    async def _hand_back(self, unsettled: Iterable[Token], delay: Seconds = 0) -> bool:
+    async def _hand_back(
+        self, unsettled: Iterable[Token], delay: Seconds = 0, reason: str | None = None
+    ) -> bool:
         tokens = list(unsettled)
-        self.settled(tokens)
+        self._lost(tokens)
         if not tokens:
             return True
         try:
-            await claim.hand_back(self._fetch, self._owed.subscriber, tokens, delay)
+            await claim.hand_back(self._fetch, self._owed.subscriber, tokens, delay, reason)
             self._wake.announce()
         except DATABASE_AWAY as error:
             # Nothing is lost: the leases run out.
