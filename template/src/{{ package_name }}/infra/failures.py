@@ -128,7 +128,7 @@ class Settling:
         elif isinstance(error, ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)
-        elif outage := find_outage(error):
+        elif (outage := find_outage(error)) and self.waiting.helps(outage, self.tokens):
             await self.waiting.wait(outage, self.tokens)
         elif is_unavailable(error):
             logfire.warn("Waiting for the database: {reason}", reason=describe(error))

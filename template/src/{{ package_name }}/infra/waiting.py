@@ -18,6 +18,13 @@ UNGUARDED_WAIT: Seconds = 5.0  # for a model without a breaker, which would know
 LONGEST_PAUSE: Seconds = 1.0  # events that need nothing from outside wait for this as well
 
 
+# An answer that is none is an outage. A provider that answers others, and never this event, may stumble over
+# its content: after so many waits, between which it answered others, the event spends its attempts.
+# While it answers nobody there is no such limit, and none for other outages: nothing tells whose fault it is.
+UNANSWERED_MOST = 10
+REMEMBERED = 1_000  # events
+
+
 class Waiting:
     """The decisions of one subscriber in this process that ended with `Unavailable`.
 
@@ -28,10 +35,24 @@ class Waiting:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._in_a_row = 0
+        self._unanswered: dict[int, tuple[int, int]] = {}
+        """By event: how many waits there were, and how many answers before the last."""
 
     def over(self) -> None:
         """Note that a decision was taken."""
         self._in_a_row = 0
+
+    def helps(self, outage: Unavailable, tokens: tuple[Token, ...]) -> bool:
+        """Tell whether to wait; if not, the outage concerns these events alone."""
+        if outage.answers is None or not tokens:
+            return True
+        seq = tokens[0].seq
+        waits, answers = self._unanswered.pop(seq, (0, outage.answers))
+        if len(self._unanswered) >= REMEMBERED:
+            del self._unanswered[next(iter(self._unanswered))]
+        others = outage.answers > answers
+        self._unanswered[seq] = (waits + others, outage.answers)
+        return not others or waits < UNANSWERED_MOST
 
     async def wait(self, outage: Unavailable, tokens: tuple[Token, ...]) -> None:
         """Return deliveries unspent, to be claimed again when the dependency may answer."""
