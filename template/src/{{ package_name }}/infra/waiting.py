@@ -1,5 +1,6 @@
 """Decisions that something outside keeps from being taken: their events wait, and the others go on."""
 
+from collections.abc import Generator
 from typing import cast
 
 import logfire
@@ -71,9 +72,24 @@ def find_outage(error: BaseException) -> Unavailable | None:
 
     An agent that runs with a model of its own raises what its provider said: that counts, too.
     """
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return next(filter(None, map(find_outage, group.exceptions)), None)
+    return next(filter(None, map(_as_outage, _leaves(error))), None)
+
+
+def _leaves(error: BaseException) -> Generator[BaseException]:
+    """Yield the errors of groups within groups, in order and each once, however deep they are."""
+    left, seen = [error], {id(error)}
+    while left:
+        each = left.pop()
+        if not isinstance(each, BaseExceptionGroup):
+            yield each
+            continue
+        inner = cast("BaseExceptionGroup[BaseException]", each).exceptions
+        new = {id(one): one for one in inner if id(one) not in seen}
+        seen |= new.keys()
+        left += reversed(new.values())
+
+
+def _as_outage(error: BaseException) -> Unavailable | None:
     if isinstance(error, ModelAPIError) and cause_of(error):
         reason = advice(error, error.model_name, "its name in agent/")
         return Unavailable(f"{reason} ({error})", asked_wait(error) or UNGUARDED_WAIT)
