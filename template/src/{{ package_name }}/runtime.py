@@ -31,6 +31,7 @@ from .infra.metrics import measure_queue
 from .infra.models import build_model
 from .infra.readiness import Readiness
 from .infra.store import EventStore
+from .infra.store.fitness import find_unfit
 from .infra.supervise import Supervised
 from .infra.text import describe, shorten
 from .infra.timers import run_timers
@@ -84,6 +85,8 @@ async def prepare(settings: Settings, *, say: Say = log, note: Say = warn) -> li
         StartupError: it cannot; the message is one sentence.
     """
     _check_production(settings)
+    if unfit := find_unfit():
+        raise StartupError(unfit)
     build_model(settings)
     with logfire.suppress_instrumentation():  # looking is not news
         await check_database(settings)

@@ -18,6 +18,8 @@ from ..infra.text import storable, storable_json
 RETRY_AFTER = "1"  # seconds
 UNAVAILABLE = "The database is unavailable at the moment. Send it again: with the same id, nothing is stored twice."
 FRAMEWORKS_UNPARSED = "There was an error parsing the body"
+NAME_THE_FIELD = frozenset({"scope", "internal", "reserved", "newer", "older"})
+"""Kinds of errors whose text names the field: ours."""
 SHOWN = 20  # errors of a body that has many
 UNPARSED = "body: it cannot be parsed; send JSON with fewer levels, and numbers with fewer digits"
 
@@ -119,7 +121,7 @@ def _one(error: dict[str, Any]) -> str:
             return "body: it is not valid JSON; send one JSON object"
         case "missing":
             return f"{field}: it is missing; add it"
-        case "scope" | "internal" | "newer" | "older":  # ours, which name the field themselves
+        case kind if kind in NAME_THE_FIELD:
             return ".".join([*place, error["msg"]])
         case _:
             return f"{field}: {error['msg'][:1].lower()}{error['msg'][1:]}"

@@ -1,6 +1,18 @@
 """Ids of events in addresses: producers choose them, and may use slashes."""
 
+import re
+
 from starlette.convertors import Convertor, register_url_convertor
+
+# Other routes have these addresses below `/events`; clients leave out `.` and `..`, encoded or not.
+RESERVED = re.compile(r"stream|dlq(/.*)?|\.\.?", re.DOTALL)
+
+
+def refusal_of(event_id: str) -> str | None:
+    """Return in words why an id cannot be chosen: its event would have no address."""
+    if not RESERVED.fullmatch(event_id):
+        return None
+    return f"id: {event_id!r} has no address of its own below /events; choose another"
 
 
 class EventId(Convertor[str]):

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from ..core.events import INTERNAL_TYPES, Event, public_types
+from .ids import refusal_of
 
 
 def refuse_internal(event: Event) -> Event:
@@ -20,6 +21,17 @@ def refuse_internal(event: Event) -> Event:
             "type: only the service itself publishes '{type}'; use one of {allowed}",
             {"type": event.type, "allowed": ", ".join(public_types())},
         )
+    return event
+
+
+def refuse_reserved(event: Event) -> Event:
+    """Refuse an id under which the event could not be asked for.
+
+    Raises:
+        PydanticCustomError: the event has such an id.
+    """
+    if refusal := refusal_of(event.id):
+        raise PydanticCustomError("reserved", "{refusal}", {"refusal": refusal})
     return event
 
 
@@ -39,4 +51,6 @@ class LeftOut:
 
 
 # A named type: FastAPI would take an anonymous union apart, and document it wrongly.
-type IncomingEvent = Annotated[Event, AfterValidator(refuse_internal), LeftOut()]
+type IncomingEvent = Annotated[
+    Event, AfterValidator(refuse_internal), AfterValidator(refuse_reserved), LeftOut()
+]

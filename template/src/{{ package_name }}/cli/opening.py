@@ -13,7 +13,14 @@ import typer
 from .. import COMMAND
 from ..config import Settings
 from ..core.events import event_types
-from ..infra.database import DATABASE_AWAY, check_database, open_database, reason, unreachable
+from ..infra.database import (
+    DATABASE_AWAY,
+    StatementTooSlow,
+    check_database,
+    open_database,
+    reason,
+    unreachable,
+)
 from ..infra.observability import configure_for_commands
 from ..infra.store import EventConflict, EventStore, InvalidEvent
 from ..serving import somewhere_to_store
@@ -76,6 +83,8 @@ def trouble(error: Exception) -> str:
     if isinstance(error, OTHER_SCHEMA):
         said = reason(error)
         return f"The database is not of this version ({said}): run `{COMMAND} migrate` first."
+    if isinstance(error, StatementTooSlow):
+        return f"The database is busy ({error}): try again later, or raise DATABASE_TIMEOUT."
     if isinstance(error, DATABASE_AWAY) and not isinstance(error.__cause__ or error, FULL):
         return unreachable(error)
     return f"The database refused that: {reason(error)}."

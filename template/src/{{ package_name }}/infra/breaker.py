@@ -27,6 +27,8 @@ class Unavailable(Exception):
     def __init__(self, reason: str, retry_in: Seconds) -> None:
         super().__init__(reason)
         self.retry_in = retry_in
+        self.answers: int | None = None
+        """How many requests were answered before one got no answer; None of all other failures."""
 
 
 class CircuitBreaker:

@@ -14,7 +14,14 @@ import asyncpg
 
 from ..config import Settings
 from ..core.types import Seconds
-from .unavailable import SERVER_STATES, DatabaseUnavailable, reason, unavailable
+from .unavailable import (
+    SERVER_STATES,
+    DatabaseUnavailable,
+    StatementTooSlow,
+    note_waiting,
+    reason,
+    unavailable,
+)
 
 CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
 CANCEL_TIMEOUT: Seconds = 2.0  # for the server to acknowledge that a statement is given up
@@ -41,6 +48,8 @@ class Connection(asyncpg.Connection):
     """
 
     states: tuple[type[BaseException], ...] = SERVER_STATES
+    own_limits_are_callers = True
+    """Whether a statement that exceeds a limit of its own raises `TimeoutError`, as the driver does."""
     used_at = 0.0
     """When the last statement ended, on this process's monotonic clock."""
 
@@ -91,10 +100,16 @@ class Connection(asyncpg.Connection):
             return await statement
         except DatabaseUnavailable:
             raise
+        except asyncio.CancelledError as error:
+            if not self.is_closed() and not await self._answers():
+                note_waiting(error)
+            raise
         except TimeoutError as error:
-            if await self._answers() and own_limit is not None:
-                raise  # it is the caller's
-            raise DatabaseUnavailable("the server did not answer in time") from error
+            if not await self._answers() or own_limit is None:
+                raise DatabaseUnavailable("the server did not answer in time") from error
+            if self.own_limits_are_callers:
+                raise
+            raise StatementTooSlow(f"a statement took longer than {own_limit:g} s") from error
         except Exception as error:
             lost = self.is_closed() and not self.was_forgotten()
             found = unavailable(error, closed=lost, states=self.states)
@@ -139,6 +154,7 @@ class OfTheService(Connection):
     """A connection for the service's own statements: one that the server cancels means no failure of ours."""
 
     states = (*SERVER_STATES, asyncpg.QueryCanceledError)
+    own_limits_are_callers = False
 
 
 class BehindPooler(OfTheService):
@@ -176,6 +192,9 @@ class Pool(asyncpg.Pool):
         except TimeoutError as error:
             message = f"all {self.get_max_size()} connections of the pool are in use"
             raise DatabaseUnavailable(message) from error
+        except asyncio.CancelledError as error:
+            note_waiting(error)
+            raise
         except asyncpg.InterfaceError as error:
             if not self.is_closing():
                 raise
@@ -192,6 +211,9 @@ async def open_connection(*args: Any, silence: Seconds, **options: Any) -> Conne
     try:
         connection: Any = await asyncpg.connect(*args, **options)
     except DatabaseUnavailable:
+        raise
+    except asyncio.CancelledError as error:
+        note_waiting(error)
         raise
     except REFUSED as error:
         raise DatabaseUnavailable(reason(error)) from error

@@ -37,8 +37,10 @@ from .connections import READ_COMMITTED as READ_COMMITTED
 from .sessions import create_engine as create_engine
 from .unavailable import DATABASE_AWAY as DATABASE_AWAY  # agents ask for these here
 from .unavailable import DatabaseUnavailable, unreachable
+from .unavailable import StatementTooSlow as StatementTooSlow
 from .unavailable import is_unavailable as is_unavailable
 from .unavailable import reason as reason
+from .unavailable import waited as waited
 
 COMMIT_TIMEOUT: Seconds = 2.0  # of what is still to be committed, or asked, when the service stops
 CLOSE_TIMEOUT: Seconds = 1.0  # of a polite end of a connection

@@ -23,6 +23,7 @@ from .text import describe
 from .waiting import Waiting, find_outage
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
+DEEPEST = 100  # causes and groups within each other: a deeper error is logged without its traceback
 TRACEBACK_MOST = 100_000  # characters: longer ones are cut, and not logged
 SETTLE_TIMEOUT: Seconds = 10.0  # beyond it a failure goes on being settled, but nobody waits for it
 
@@ -142,14 +143,14 @@ class Settling:
         elif isinstance(error, ScopeMoved):
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)
-        elif outage := find_outage(error):
+        elif (outage := find_outage(error)) and self.waiting.helps(outage, self.tokens):
             await self.waiting.wait(outage, self.tokens)
         elif is_unavailable(error):
             logfire.warn("Waiting for the database: {reason}", reason=describe(error))
             await self.store.outlast(*self.tokens)
         else:
-            details = "".join(traceback.format_exception(error))
-            brief = len(details) <= TRACEBACK_MOST
+            details = _traceback_of(error)
+            brief = len(details) <= TRACEBACK_MOST and not _is_deep(error)
             said = describe(error)
             logfire.error(
                 "Decision failed: {error}", error=said, _exc_info=error if brief else None
@@ -177,6 +178,30 @@ def _current_task() -> "asyncio.Task[Any] | None":
         return asyncio.current_task()
     except RuntimeError:  # no event loop runs: the coroutine is being thrown away
         return None
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Return an error's traceback; without what is behind it if that is nested too deeply to be written."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except RecursionError:
+        return "".join([*traceback.format_tb(error.__traceback__), describe(error)])
+
+
+def _is_deep(error: BaseException) -> bool:
+    """Tell whether so much is behind an error that telemetry, which walks it recursively, would fail."""
+    level, seen = [error], {id(error)}
+    for _ in range(DEEPEST):
+        behind: list[BaseException | None] = []
+        for each in level:
+            behind += [each.__cause__, each.__context__]
+            if isinstance(each, BaseExceptionGroup):
+                behind += cast("BaseExceptionGroup[BaseException]", each).exceptions
+        new = {id(each): each for each in behind if each is not None and id(each) not in seen}
+        level, seen = list(new.values()), seen | new.keys()
+        if not level:
+            return False
+    return True
 
 
 def _in_words(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Models behind a circuit breaker each and one budget, so that an outage empties nothing into the dead letters.
 
-Waiting helps with timeouts, refused connections, 408, 409, 425, 429 and 5xx; an operator with a wrong name, a
-revoked key or an exhausted account. For both `Unavailable` is raised: events wait and spend no attempt.
+Waiting helps with timeouts, refused connections, 408, 409, 425, 429, 5xx and answers that are none; an operator
+with a wrong name, a revoked key or an exhausted account. For both `Unavailable` is raised: events wait and spend no attempt.
 What the provider rejects goes through.
 """
 
@@ -24,6 +24,7 @@ from tenacity.wait import wait_random_exponential
 
 from ..config import Settings
 from ..core.types import Seconds
+from .answers import NoAnswer, require_content, required
 from .breaker import CircuitBreaker, State, Unavailable
 from .budget import Budget
 from .causes import Cause, advice, asked_wait, cause_of
@@ -67,6 +68,7 @@ class GuardedModel(WrapperModel):
         )
         self.cause: Cause | None = None
         """Why the breaker is open; None while it is closed."""
+        self._answers = 0
         self._service = settings
         self._fetch = fetch
         self._named_by = named_by
@@ -171,7 +173,8 @@ class GuardedModel(WrapperModel):
         async with self._watched(), AsyncExitStack() as stack:
 
             async def open_stream() -> StreamedResponse:
-                return await stack.enter_async_context(send())
+                with required(self.wrapped.model_name):  # and not what reads the stream
+                    return await stack.enter_async_context(send())
 
             stream = await repeating(open_stream)
             yield stream
@@ -184,15 +187,20 @@ class GuardedModel(WrapperModel):
 
         Raises:
             ModelAPIError: it took longer, like that of a provider that sends a byte now and then.
+            NoAnswer: what came is none.
         """
         named = (given or ModelSettings()).get("timeout")
         limit = named if isinstance(named, int | float) else self._service.model_timeout
+        name = self.wrapped.model_name
         try:
             async with asyncio.timeout(limit + CLIENTS_TURN):
-                return await send()
+                with required(name):
+                    response = await send()
+                require_content(name, response)
+                return response
         except TimeoutError as error:
             message = f"the answer was not complete after MODEL_TIMEOUT ({limit:g} s)"
-            raise ModelAPIError(self.wrapped.model_name, message) from error
+            raise ModelAPIError(name, message) from error
 
     async def _spent(self, response: ModelResponse) -> None:
         count_model(response)
@@ -244,6 +252,7 @@ class GuardedModel(WrapperModel):
         self._answered()
 
     def _answered(self) -> None:
+        self._answers += 1
         self.breaker.succeeded()
         self.cause = None
 
@@ -253,7 +262,10 @@ class GuardedModel(WrapperModel):
         pause = self.breaker.failed(reason, asked_wait(error), at_once=cause == "misconfigured")
         if self.breaker.state != "closed":
             self._opening(cause, what, str(error))
-        return Unavailable(reason, pause)
+        unavailable = Unavailable(reason, pause)
+        if isinstance(error, NoAnswer):
+            unavailable.answers = self._answers
+        return unavailable
 
     def _opening(self, cause: Cause, what: str, error: str = "") -> None:
         """Log once why the breaker opens, not once for each event that waits for it.

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..core.events import ActionEvent
 from ..core.types import Scope, Seconds
 from .contexts import Context, Restore
-from .database import DatabaseUnavailable, Fetch, fetch_in, to_json
+from .database import DatabaseUnavailable, Fetch, fetch_in, to_json, waited
 from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling, handling
@@ -108,7 +108,10 @@ class Opened[C: Context]:
             await self._deadline.__aexit__(kind, error, trace)
         except TimeoutError as late:
             limit = self._deadlines.limit
-            raise TimeoutError(f"the decision took longer than {limit:g} s") from late
+            message = f"the decision took longer than {limit:g} s"
+            if waited(late.__cause__):
+                raise DatabaseUnavailable(f"{message}, and waited for it at the end") from late
+            raise TimeoutError(message) from late
         finally:
             self._deadlines.end(self._deadline)
             if error is not None:
@@ -155,6 +158,7 @@ class Memory[C: Context]:
             ScopeBusy: another handler has the scope.
             ScopeBehind: an earlier event of the scope is not handled yet.
             TimeoutError: the decision took too long.
+            DatabaseUnavailable: it did so because the database, or a connection to it, kept it waiting.
         """
         turn = self._locks.acquire(scope, wait=False)
         return Opened(self, scope, turn, self._deadlines)

@@ -19,7 +19,7 @@ from opentelemetry.util.types import Attributes
 
 from .. import COMMAND
 from ..config import Settings
-from .text import storable, storable_json
+from .text import storable, storable_json, without_passwords
 
 LEVELS: dict[str, LevelName] = {
     "TRACE": "trace",
@@ -31,6 +31,8 @@ LEVELS: dict[str, LevelName] = {
 }
 SQL = "asyncpg"  # in the name of who traces statements
 SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
+REASONS = frozenset({"error", "reason", "reasons"})
+"""Fields of our log lines that hold the text of an error: kept, though it may name a password or a session."""
 UNTRACED = "^[^/]*//[^/]*/(health|ready)$"  # asked every few seconds, and of no interest
 CONTENTS = re.compile("messages|instructions|definitions|arguments|_response|result$")
 """Attributes that hold what events, models and tools said: for traces, which are looked at one by one."""
@@ -50,8 +52,9 @@ def configure_observability(settings: Settings) -> None:
         environment=settings.environment,
         console=False if as_json else _console(level),
         min_level=level,  # what is below costs nothing, the traces of decisions too
+        scrubbing=logfire.ScrubbingOptions(callback=_kept),
         additional_span_processors=[
-            StorableText(),  # before all that export
+            PlainText(),  # before all that export
             *([SimpleSpanProcessor(JsonLines(settings.log_level))] if as_json else []),
         ],
         inspect_arguments=False,
@@ -66,12 +69,23 @@ def configure_for_commands() -> None:
     """Show a command's warnings on the terminal, and nothing else: people read what it prints."""
     logfire.configure(
         send_to_logfire=False,
-        additional_span_processors=[StorableText()],
+        scrubbing=logfire.ScrubbingOptions(callback=_kept),
+        additional_span_processors=[PlainText()],
         console=_console("warn"),
         min_level="warn",
         metrics=False,  # a collector that is away would keep the command waiting at its end
         inspect_arguments=False,
     )
+
+
+def _kept(found: logfire.ScrubMatch) -> object:
+    """Return the text of a reason, which is then kept as it is; None for all else, which is redacted."""
+    place, *keys = found.path[:2]
+    ours = place in {"attributes", "message"} and REASONS.issuperset(map(str, keys))
+    within = [key for key in found.path[2:] if not isinstance(key, int)]  # the element of a list
+    if not ours or within or not isinstance(found.value, str):
+        return None
+    return without_passwords(found.value)
 
 
 def _console(level: LevelName) -> logfire.ConsoleOptions:
@@ -102,34 +116,40 @@ def _refused(_: Request | WebSocket, found: dict[str, Any]) -> dict[str, Any] | 
     return {"errors": errors} if errors else None
 
 
-class StorableText(SpanProcessor):
-    """Makes the text of a finished span encodable for every exporter after it.
+class PlainText(SpanProcessor):
+    """Makes the text of a finished span encodable for every exporter after it, without passwords of addresses.
 
     The exporters' protocol refuses a lone surrogate, and with it every span of the same batch.
     """
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Replace what cannot be encoded in names, attributes, exceptions and the status."""
+        """Replace what must not be exported in names, attributes, exceptions and the status."""
         # The SDK has no public way to change a finished span, which all exporters share.
         parts = vars(span)
         parts["_name"] = storable(span.name)
-        if _unencodable(span.attributes):
-            parts["_attributes"] = _storable(span.attributes)
-        if any(_unencodable(event.attributes) for event in span.events):
+        if _suspicious(span.attributes):
+            parts["_attributes"] = _plain(span.attributes)
+        if any(_suspicious(event.attributes) for event in span.events):
             parts["_events"] = [
-                Event(event.name, _storable(event.attributes), event.timestamp)
+                Event(event.name, _plain(event.attributes), event.timestamp)
                 for event in span.events
             ]
         if said := span.status.description:
-            parts["_status"] = Status(span.status.status_code, storable(said))
+            parts["_status"] = Status(span.status.status_code, _plain_text(said))
 
 
-def _unencodable(attributes: Attributes) -> bool:
-    return any(not str(value).isascii() for value in (attributes or {}).values())
+def _suspicious(attributes: Attributes) -> bool:
+    texts = map(str, (attributes or {}).values())
+    return any(not text.isascii() or "://" in text for text in texts)
 
 
-def _storable(attributes: Attributes) -> Attributes:
-    return storable_json(dict(attributes or {}))
+def _plain(attributes: Attributes) -> Attributes:
+    texts = storable_json(dict(attributes or {}))
+    return {key: _plain_text(value) for key, value in texts.items()}
+
+
+def _plain_text[T](value: T) -> T | str:
+    return without_passwords(storable(value)) if isinstance(value, str) else value
 
 
 class JsonLines(SpanExporter):

@@ -1,5 +1,6 @@
 """The engine of SQLAlchemy's sessions: what its statements raise, and how it finds a dead connection."""
 
+import asyncio
 from typing import Any
 from weakref import WeakSet
 
@@ -21,7 +22,7 @@ from .connections import (
     behind_a_pooler,
     open_connection,
 )
-from .unavailable import DatabaseUnavailable, reason, unavailable
+from .unavailable import DatabaseUnavailable, note_waiting, reason, unavailable
 
 PING_TIMEOUT: Seconds = 5.0  # of a connection that rested; then it is replaced
 
@@ -39,6 +40,9 @@ class SessionPool(AsyncAdaptedQueuePool):
             return super().connect()
         except NoneFree as error:
             raise DatabaseUnavailable(reason(error)) from error
+        except asyncio.CancelledError as error:
+            note_waiting(error)
+            raise
 
 
 def create_engine(

@@ -13,6 +13,8 @@ from pydantic_core import to_jsonable_python
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MESSAGE_MOST = 10_000  # characters: to log a megabyte takes a second, in which nothing else happens
+# In addresses: what follows the first colon of `user:password@host`, and `password=` in a query.
+PASSWORDS = re.compile(r"(://[^\s:/?#@]*:)[^\s/]*(?=@)|([?&]password=)[^\s&#'\"]+")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -21,6 +23,13 @@ def storable(text: str) -> str:
     if text.isascii() and "\x00" not in text:
         return text  # as nearly all are
     return UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def without_passwords(text: str) -> str:
+    """Return the text of an error or a log with `***` for the passwords of addresses in it."""
+    if "://" not in text:
+        return text
+    return PASSWORDS.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def storable_json(value: Any) -> Any:
@@ -49,10 +58,13 @@ def jsonable(value: object) -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's class and message, storable and not endless, also if it cannot be had."""
+    """Return the error's class and message for any sink, also if the message cannot be had.
+
+    It is storable and not endless, and has no password of an address.
+    """
     name = type(error).__name__
     try:
-        said = storable(f"{name}: {error}")
+        said = without_passwords(storable(f"{name}: {error}"))
         return (
             said
             if len(said) <= MESSAGE_MOST

@@ -4,11 +4,14 @@ An error is classified by its origin. A `TimeoutError`, a `FileNotFoundError` or
 another service is its raiser's own failure, although drivers raise the same classes.
 """
 
+import asyncio
 from collections.abc import Generator
 from typing import cast
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
+
+from .text import without_passwords
 
 
 class DatabaseUnavailable(ConnectionError):
@@ -16,6 +19,10 @@ class DatabaseUnavailable(ConnectionError):
 
     Its text is the reason; its cause is what the driver raised.
     """
+
+
+class StatementTooSlow(DatabaseUnavailable):
+    """The server answers, and one of the service's own statements took longer than it may."""
 
 
 SERVER_STATES = (
@@ -41,6 +48,8 @@ OF_THE_STATEMENT = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ConfigurationLimitExceededError,
 )
+
+WAITED = "it ended a wait for the database"
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What the driver raises for a connection that is closed; `TimeoutError` is an `OSError`."""
@@ -85,6 +94,16 @@ def unavailable(
     return None
 
 
+def note_waiting(error: asyncio.CancelledError) -> None:
+    """Note on a cancellation that it ended a wait for a connection, or for a silent server."""
+    error.add_note(WAITED)
+
+
+def waited(error: BaseException | None) -> bool:
+    """Tell whether a cancellation ended such a wait."""
+    return WAITED in getattr(error, "__notes__", ())
+
+
 def unreachable(error: BaseException, where: str = "") -> str:
     """Return a sentence for a person who starts something while the database is unavailable."""
     return f"The database{where} cannot be reached ({reason(error)}): start it, or correct DATABASE_URL."
@@ -94,7 +113,7 @@ def reason(error: BaseException) -> str:
     """Return in words what lies behind an error of the database."""
     # The driver's error for a closed connection names less than the one that closed it.
     behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
-    return str(behind) or type(behind).__name__
+    return without_passwords(str(behind)) or type(behind).__name__
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -30,6 +30,7 @@ from ..auth import key_of, may_use_client
 from ..deps import HubDep, SettingsDep, StoreDep
 from ..errors import UNAVAILABLE, sentence_of
 from ..hub import Hub, TooMany, TooSlow, Wants
+from ..ids import refusal_of
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455 and its registry
 LONGEST_CLIENT_ID = 100  # characters
@@ -159,9 +160,12 @@ def _parse(text: str, client: Client) -> WebSocketEvent:
         raise InvalidEvent('content: it is missing; send {"content": "..."}')
     fields: dict[str, Any] = {name: data[name] for name in ("id", "content") if name in data}
     try:
-        return WebSocketEvent(source=f"ws:{client.id}", connection_id=client.id, **fields)
+        event = WebSocketEvent(source=f"ws:{client.id}", connection_id=client.id, **fields)
     except ValidationError as error:
         raise InvalidEvent(sentence_of(error.errors())) from error
+    if refusal := refusal_of(event.id):
+        raise InvalidEvent(refusal)
+    return event
 
 
 async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:

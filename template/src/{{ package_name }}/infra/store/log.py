@@ -15,7 +15,7 @@ import logfire
 from ...config import Settings
 from ...core.events import Event
 from ...core.types import Scope
-from ..database import LONG, READ_COMMITTED, DatabaseUnavailable, Fetch
+from ..database import LONG, READ_COMMITTED, DatabaseUnavailable, Fetch, StatementTooSlow
 from .codec import EVENT_COLUMNS, Stored, UnreadableEvent, decode_any, decode_known
 from .cursor import Cursor, Snapshot
 from .wake import Wake
@@ -123,8 +123,12 @@ class Log:
             rows = connection.cursor(
                 REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS, timeout=self._patience
             )
-            async for row in rows:
-                yield decode_any(row)
+            try:
+                async for row in rows:
+                    yield decode_any(row)
+            except TimeoutError as error:  # the driver's own: cursors are not ours
+                message = f"a statement took longer than {self._patience:g} s"
+                raise StatementTooSlow(message) from error
 
     async def end(self) -> Cursor:
         """Return the cursor of a reader who has seen all that is visible now."""

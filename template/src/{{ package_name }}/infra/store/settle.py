@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...core.types import Scope, Seconds
 from ..database import Fetch
-from ..text import storable
+from ..text import storable, without_passwords
 from . import counters
 from .claim import LEASED, OURS, Token, columns, seqs
 from .lanes import Lane, SharedFlush
@@ -147,8 +147,8 @@ async def nack(
         subscriber,
         token.seq,
         token.fence,
-        storable(error),
-        traceback and storable(traceback),
+        without_passwords(storable(error)),
+        traceback and without_passwords(storable(traceback)),
         backoff.base,
         backoff.longest,
         backoff.attempts,
