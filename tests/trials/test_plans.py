@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from my_agent.config import Settings
 from my_agent.infra.database import connect
-from my_agent.infra.store.admin import STATS, STATUS
-from my_agent.infra.store.claim import CLAIM, HAND_BACK, NEXT_DUE, ORPHANED, RENEW
+from my_agent.infra.store.admin import COUNTED_MOST, STATS, STATUS
+from my_agent.infra.store.claim import CLAIM, HAND_BACK, NEXT_DUE, ORPHANED, RECALL, RENEW
 from my_agent.infra.store.drop import AGED, DROP
 from my_agent.infra.store.hold import DEAD_LETTER, HELD, STATE
 from my_agent.infra.store.log import FIND, FOLLOW, IN_ORDER, LATEST, PAGE, REPLAY
@@ -43,24 +43,33 @@ SELECT 'agent', seq, scope FROM events ORDER BY seq DESC LIMIT $1
 """
 
 STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
-    "claim": (CLAIM, ("agent", 100, 15.0, None, None), {"deliveries_ready", "events_pkey"}),
+    "claim": (
+        CLAIM,
+        ("agent", 100, 15.0, None, None),
+        {"deliveries_pending", "deliveries_waiting", "events_pkey"},
+    ),
     "claim of some types, and not of some scopes": (
         CLAIM,
         ("agent", 100, 15.0, ["http.request"], ["scope:1"]),
-        {"deliveries_ready", "events_pkey"},
+        {"deliveries_pending", "deliveries_waiting", "events_pkey"},
     ),
-    "next due": (NEXT_DUE, ("agent",), {"deliveries_ready"}),
-    "orphaned": (ORPHANED, ("agent", None), {"deliveries_leased"}),
+    "next due": (NEXT_DUE, ("agent",), {"deliveries_waiting"}),
+    "orphaned": (ORPHANED, ("agent", None, 15.0), {"deliveries_leased"}),
+    "recall": (RECALL, ("agent", 60.0), {"deliveries_waiting"}),
     "renew": (RENEW, ("agent", [1, 2], [1, 2], 15.0), {"deliveries_pkey"}),
-    "hand back": (HAND_BACK, ("agent", [1, 2], [1, 2], 0.0), {"deliveries_pkey"}),
+    "hand back": (HAND_BACK, ("agent", [1, 2], [1, 2], 0.0, None), {"deliveries_pkey"}),
     "ack": (ACK, ("agent", [1, 2], [1, 2]), {"deliveries_pkey"}),
     "nack": (NACK, ("agent", 1, 1, "no luck", None, 1.0, 2.0, 3), {"deliveries_pkey"}),
     "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], []), {"deliveries_pkey"}),
-    "state of a scope": (STATE, ("agent", "scope:1"), {"deliveries_held"}),
+    "state of a scope": (
+        STATE,
+        ("agent", "scope:1", 1, False),
+        {"deliveries_held", "deliveries_claimed"},
+    ),
     "held events of a scope": (HELD, ("agent", "scope:1"), {"deliveries_held"}),
     "held events that cannot be read": (
         DEAD_LETTER,
-        ("agent", "scope:1", [1, 2], [1, 2], ["no luck", "no luck"]),
+        ("agent", [1, 2], [1, 2], ["no luck", "no luck"], "scope:1"),
         {"deliveries_pkey"},
     ),
     "what is held too long": (AGED, ("agent", 60.0, "", 0, 1_000), {"deliveries_held"}),
@@ -76,7 +85,11 @@ LOG_STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "page": (PAGE, (None, None, None, 100), {"events_pkey"}),
     "latest of a rare scope": (LATEST, (None, "none", LONG_AGO, 100, 5_000), {"events_pkey"}),
     "status of an event": (STATUS, ("event-500000",), {"events_id_key", "events_of_dropped"}),
-    "stats": (STATS, (), set()),
+    "stats": (
+        STATS,
+        (COUNTED_MOST,),
+        {"deliveries_pending", "deliveries_waiting", "deliveries_held"},
+    ),
 }
 
 
@@ -187,6 +200,51 @@ async def test_with_statistics_of_an_empty_table_it_goes_by_index(
     check(await plan_of(burst, sql, args), wanted, 4 * PAGES)
 
 
+AT_ONCE = 500  # tokens of one statement
+WASTED = 20  # rows that a statement may look at in vain
+SEQS = f"'{{{','.join(str(seq) for seq in range(1_000, 1_000 + AT_ONCE))}}}'::bigint[]"
+FENCES = f"'{{{','.join(['7'] * AT_ONCE)}}}'::bigint[]"
+REASONS = f"'{{{','.join(['none'] * AT_ONCE)}}}'::text[]"
+NOTES = f"array_fill('{{}}'::text, ARRAY[{AT_ONCE}])"
+SETTLING: dict[str, tuple[str, str]] = {
+    "ack": (ACK, ""),
+    "renew": (RENEW, ", 15.0"),
+    "hand back": (HAND_BACK, ", 0.0, NULL"),
+    "hold": (HOLD, f", {SEQS}::text[], {NOTES}, {SEQS}"),
+    "drop": (DROP, ""),
+    "held events that cannot be read": (DEAD_LETTER, f", {REASONS}, 'scope:1'"),
+}
+"""Statements that settle many deliveries at once, with what they take after their tokens."""
+
+
+@pytest.mark.parametrize("name", SETTLING)
+async def test_what_is_settled_is_found_by_its_key_although_it_was_planned_for_an_empty_table(
+    settings: Settings, name: str
+) -> None:
+    sql, rest = SETTLING[name]
+    execute = f"EXECUTE settle('agent', {SEQS}, {FENCES}{rest})"
+    connection = await connect(settings)
+    await connection.execute("ALTER TABLE deliveries SET (autovacuum_enabled = off)")
+    await connection.execute(f"PREPARE settle AS {sql}")
+    for _ in range(10):  # when there is nothing yet: this plan is kept
+        await connection.execute(execute)
+    await write(connection, BURST, BURST)
+    await connection.execute("UPDATE deliveries SET fence = 7, lease = 'shared'")
+
+    text = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {execute}")
+    await connection.close()
+
+    plan = json.loads(text)[0]["Plan"]
+    story = json.dumps(plan, indent=1)
+    wasted = sum(
+        node.get(f"Rows Removed by {what}", 0) * node["Actual Loops"]
+        for node in nodes(plan)
+        for what in ("Filter", "Join Filter", "Index Recheck")
+    )
+    assert plan["Actual Rows"] == AT_ONCE, story
+    assert wasted <= WASTED, f"it settles {AT_ONCE} rows and looks at {wasted} in vain:\n{story}"
+
+
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("state", ["grown", "burst"])
 async def test_a_replay_reads_in_order_and_sorts_nothing(
@@ -218,7 +276,7 @@ async def window(connection: asyncpg.Connection) -> asyncpg.Record:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_claim_without_its_index_would_be_noticed(burst: Settings) -> None:
     connection = await connect(burst)
-    await connection.execute("ALTER INDEX deliveries_ready RENAME TO aside")
+    await connection.execute("ALTER INDEX deliveries_pending RENAME TO aside")
     await connection.close()
 
     sql, args, wanted = STATEMENTS["claim"]

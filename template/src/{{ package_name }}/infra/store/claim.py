@@ -166,7 +166,8 @@ RETURNING d.seq, d.fence
 RECALL = f"""
 UPDATE deliveries d
    SET due_at = now()
- WHERE d.subscriber = $1 AND d.due_at > now() + $2::float8 * interval '1 second' AND {PENDING}
+ WHERE d.subscriber = $1 AND d.due_at > now() + $2::float8 * interval '1 second'
+   AND d.due_at > 'epoch' AND {PENDING}
 RETURNING d.seq
 """  # noqa: S608 - no value goes in, only conditions
 
