@@ -44,6 +44,7 @@ from .wake import NOTIFY, Wake
 
 NOT_BY_DEFAULT = ["agent.action", "agent.dropped", "lifecycle"]  # what the service itself publishes
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
+TRANSACTIONS = 5  # of one batch that meet others with the same ids
 DEFER_MARGIN: Seconds = 0.2  # until deferred deliveries are due, so that later ones do not overtake
 
 
@@ -157,16 +158,26 @@ class EventStore:
                 await fetch_in(session)(NOTIFY)
                 after_commit(session, lambda: counters.published.add(new))
                 return new
-            async with (
-                self.pool.acquire() as connection,
-                connection.transaction(isolation=READ_COMMITTED),
-            ):
-                fetch = partial(connection.fetch, timeout=self._patience)
-                new = await insert_events(fetch, events, self.limits)
+            new = await self._insert(events)
             if new:
                 counters.published.add(new)
                 self._wake.announce()
             return new
+
+    async def _insert(self, events: Sequence[Event]) -> int:
+        """Insert events in a transaction; again if another one has the same ids in another order."""
+        for left in reversed(range(TRANSACTIONS)):
+            try:
+                async with (
+                    self.pool.acquire() as connection,
+                    connection.transaction(isolation=READ_COMMITTED),
+                ):
+                    fetch = partial(connection.fetch, timeout=self._patience)
+                    return await insert_events(fetch, events, self.limits)
+            except asyncpg.DeadlockDetectedError:
+                if not left:
+                    raise
+        raise AssertionError  # the last one raised or returned
 
     # Consuming
 
