@@ -33,7 +33,7 @@ from .infra.readiness import Readiness
 from .infra.store import EventStore
 from .infra.store.fitness import find_unfit
 from .infra.supervise import Supervised
-from .infra.text import describe, shorten
+from .infra.text import as_template, describe, shorten
 from .infra.timers import run_timers
 from .migrations import IndexNotBuilt, Say, check_schema, log, migrate, warn
 
@@ -59,6 +59,8 @@ class Service:
     deps: ReflexDeps
     readiness: Readiness
     tasks: list[Supervised] = field(default_factory=list[Supervised])
+    warnings: list[str] = field(default_factory=list[str])
+    """What an operator should correct although the service works."""
 
     def condition(self) -> dict[str, Any]:
         """Return the state of models and tasks, for `/ready` and for heartbeats."""
@@ -68,6 +70,7 @@ class Service:
         return {
             "model": models[self.model.name],
             "models": models,
+            "warnings": self.warnings,
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
                 for task in self.tasks
@@ -145,6 +148,8 @@ async def _working(service: Service) -> AsyncGenerator[None]:
         Supervised("sweep", lambda: _sweep(service)),
         Supervised("gauges", lambda: measure_queue(service.store.stats)),
     ]
+    if not service.locks.across_processes:
+        service.tasks.append(Supervised("other workers", lambda: _look_for_others(service)))
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
     await _announce(service, "started")
@@ -202,6 +207,21 @@ async def _release(store: EventStore) -> bool:
             return await store.release_in_flight()
     except TimeoutError:
         return False
+
+
+async def _look_for_others(service: Service) -> None:
+    """Warn while another worker claims the same events: locks in memory do not reach it."""
+    while True:
+        await asyncio.sleep(service.settings.event_lease / 3)
+        others = await service.store.other_workers()
+        warning = (
+            f"{others} more of the workers on this database claim the same events, and locks in memory"
+            " do not reach them, so events may be handled out of order: stop all but one, or"
+            " update the project with locks=postgres or locks=redis"
+        )
+        if others and not service.warnings:
+            logfire.warn(as_template(warning))  # whole: a value is cut
+        service.warnings[:] = [warning] if others else []
 
 
 async def _sweep(service: Service) -> None:

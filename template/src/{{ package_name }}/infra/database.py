@@ -169,12 +169,15 @@ async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
     """Save a round trip: the store leaves no session state behind on pooled connections."""
 
 
-async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connection:
+async def connect(
+    settings: Settings, *, flushed: bool = True, name: str = NAMED["application_name"]
+) -> asyncpg.Connection:
     """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
 
     Statements here were written for an index and get it, by one plan for all their parameters. No
     span tells of them: each belongs to many callers, who have spans of their own, or to none. With
     `flushed=False` commits do not wait for the disk: a server that crashes may undo the last ones.
+    The server shows the connection's `name` in `pg_stat_activity`.
 
     Raises:
         DatabaseUnavailable: it cannot be opened.
@@ -186,7 +189,7 @@ async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connec
         command_timeout=settings.database_timeout,
         silence=settings.database_timeout,
         server_settings={
-            **NAMED,
+            "application_name": name,
             **NO_FORGOTTEN_TRANSACTIONS,
             **AS_WRITTEN,
             **BY_INDEX,

@@ -56,6 +56,8 @@ class Readiness(BaseModel):
     """The one of `DEFAULT_MODEL`."""
     models: dict[str, ModelState]
     """All that were used since the process started, by name."""
+    warnings: list[str]
+    """What an operator should correct although the service works."""
     tasks: dict[str, TaskState]
 
 

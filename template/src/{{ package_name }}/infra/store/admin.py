@@ -102,6 +102,13 @@ SELECT s.name AS subscriber, c.*,
 # The planner's own estimate, from the statistics and the size of the table.
 ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM deliveries d WHERE d.subscriber = $1 AND {condition}"
 
+CLAIMING = """
+SELECT count(DISTINCT application_name)::int AS others
+  FROM pg_stat_activity
+ WHERE datname = current_database()
+   AND starts_with(application_name, $1) AND application_name <> $2
+"""
+
 SUBSCRIBERS = "SELECT name FROM subscriptions ORDER BY name"
 
 STATUS = """

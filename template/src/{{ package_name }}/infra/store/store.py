@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import cast
+from uuid import uuid4
 
 import asyncpg
 import logfire
@@ -80,6 +81,8 @@ class EventStore:
         )
         self._clock = Clock()
         self._outage = Outage()
+        self._claims = f"{claims_of(subscriber)}{uuid4().hex[:8]}"
+        """What the server calls the connections on which this store claims."""
         self.returns = Returns()
         """When deliveries went back, after which the order of their scope is looked at again."""
         self._drained = False
@@ -100,8 +103,8 @@ class EventStore:
         self.background = Background()
         """What nobody waits for, and the store still does before it closes."""
 
-    def _lane(self, *, flushed: bool = True) -> Lane:
-        return Lane(lambda: database.connect(self.settings, flushed=flushed))
+    def _lane(self, *, flushed: bool = True, name: str = "agent") -> Lane:
+        return Lane(lambda: database.connect(self.settings, flushed=flushed, name=name))
 
     async def close(self) -> None:
         """Commit what was accepted, send the last wake-ups and stop listening; in bounded time."""
@@ -193,7 +196,7 @@ class EventStore:
         """
         owed = Owed(self.subscriber, event_types, batch_size, self._backoff, self.longest_wait)
         # A claim that a crash of the server undoes is made again, under another fence.
-        claims = self._lane(flushed=False)
+        claims = self._lane(flushed=False, name=self._claims)
         subscription = Subscription(
             claims, self.by_index, self._wake, self._clock, owed, self.returns, self.settings
         )
@@ -580,6 +583,12 @@ class EventStore:
         """Return what each subscriber is owed; counts above `admin.COUNTED_MOST` are estimates."""
         return await admin.stats(self._lanes["log"].fetch, self.fetch)
 
+    async def other_workers(self) -> int:
+        """Return how many other processes, or stores of this one, claim for this subscriber."""
+        fetch = self._lanes["log"].fetch
+        [row] = await fetch(admin.CLAIMING, claims_of(self.subscriber), self._claims)
+        return row["others"]
+
     async def status(self, event_id: str) -> list[DeliveryStatus]:
         """Return how far an event has come with each subscriber."""
         return await admin.status(self.fetch, event_id)
@@ -588,3 +597,8 @@ class EventStore:
         count = await admin.retry_dead(self._patiently, subscriber or self.subscriber, event_id)
         self._wake.announce()
         return count
+
+
+def claims_of(subscriber: str) -> str:
+    """Return what the names of connections begin with on which is claimed for a subscriber."""
+    return f"claims of {subscriber[:40]} "  # the server keeps 63 characters
