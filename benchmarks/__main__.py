@@ -226,7 +226,7 @@ async def conditions_of(server: Server, plan: Plan) -> list[str]:
     for each in plan.conditions:
         in_flight = each.settings.get("AGENT_PREFETCH")
         flight = (
-            f"at most {in_flight} events in flight, the best"
+            f"at most {int(in_flight):,} events in flight, the best"
             if in_flight
             else f"at most {default} events in flight, the default"
         )

@@ -94,7 +94,7 @@ class Place:
             if process.returncode is None:
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
+                await asyncio.wait_for(pipes.close(), STOP_TIMEOUT)
             except TimeoutError:
                 process.kill()
-            await pipes.close()
+            await process.wait()

@@ -40,6 +40,10 @@ SELECT sum(n_tup_ins)::int AS inserted, sum(n_tup_upd)::int AS updated, sum(n_tu
 """
 
 
+class MeasurementFailed(Exception):
+    """A measured process failed; the message ends with what it wrote last."""
+
+
 class Server:
     """One PostgreSQL, with a template database for every contender, and for each code of ours."""
 
@@ -155,6 +159,8 @@ class Server:
                     if fill is not None:
                         await fill()
                     await _go_together(started)
+            except MeasurementFailed as error:
+                raise SystemExit(f"{works}: {error}") from None
             except TimeoutError:
                 last_words = "\n".join(pipes.last_words() for _, pipes in started)
                 raise SystemExit(f"{works} took longer than {LONGEST} s:\n{last_words}") from None
@@ -198,14 +204,17 @@ async def _go_together(started: Sequence[tuple[Process, Pipes]]) -> None:
     for mark in (IMPORTED, READY):
         for _, pipes in started:
             if not await pipes.said(mark):
-                raise SystemExit(f"A measurement ended too early:\n{pipes.last_words()}")
+                raise MeasurementFailed(f"A process ended too early:\n{pipes.last_words()}")
         for process, _ in started:
             assert process.stdin
             process.stdin.write(b"go\n")
-    for process, pipes in started:
-        await pipes.close()
-        if await process.wait():
-            raise SystemExit(f"A measurement failed:\n{pipes.last_words()}")
+    await asyncio.gather(*(_end(process, pipes) for process, pipes in started))
+
+
+async def _end(process: Process, pipes: Pipes) -> None:
+    await pipes.close()
+    if await process.wait():
+        raise MeasurementFailed(f"A process failed:\n{pipes.last_words()}")
 
 
 def _owner(contender: str, side: Side) -> str:

@@ -130,7 +130,7 @@ async def speak_here(queries: Queries, count: int) -> dict[str, float]:
     for name in (str(uuid4()) for _ in range(count)):
         await asyncio.sleep(SPEAK_EVERY)
         sent[name] = time.monotonic()
-        await queries.enqueue("work", name.encode())
+        await queries.enqueue("work", name.encode().ljust(len(RAW)))
     return sent
 
 
@@ -142,7 +142,7 @@ async def listen_here(url: str, count: int) -> dict[str, float]:
 
     @worker.entrypoint("work")
     async def work(job: Job) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator registers it
-        seen[(job.payload or b"").decode()] = time.monotonic()
+        seen[(job.payload or b"").decode().rstrip()] = time.monotonic()
         if len(seen) == count:
             worker.qm.shutdown.set()
 
