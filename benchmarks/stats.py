@@ -60,6 +60,7 @@ async def ask(url: str, count: int) -> Outcome:
     async with opened(url) as store:
         start = await gate()
         taken: list[float] = []
+        stats = await store.stats()
         for _ in range(CALLS):
             begun = time.perf_counter()
             stats = await store.stats()

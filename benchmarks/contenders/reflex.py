@@ -199,6 +199,10 @@ async def drain_by_batches(url: str, count: int) -> Outcome:
 
 async def drain_by_the_loop(url: str, count: int) -> Outcome:
     """Run the project's own reference loop: filter, context, and a trigger that does not fire."""
+    return await _drain_by_the_loop(url, count)
+
+
+async def _drain_by_the_loop(url: str, count: int, spans: SpanProcessor | None = None) -> Outcome:
     async with (
         opened(url) as store,
         httpx2.AsyncClient() as http,
@@ -206,6 +210,9 @@ async def drain_by_the_loop(url: str, count: int) -> Outcome:
     ):
         progress = Progress(count)
         decided = asyncio.Event()
+        if spans is not None:
+            provider = trace.get_tracer_provider()
+            provider.add_span_processor(spans)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - Logfire's provider has it
 
         def everything(event: Event, ctx: DecisionContext) -> bool:
             return True
@@ -242,11 +249,8 @@ class SpanCount(SpanProcessor):
 
 async def count_spans_of_the_loop(url: str, count: int) -> Outcome:
     """Run the reference loop, and count what it traces."""
-    configure_observability(Settings(database_url=url))
     spans = SpanCount()
-    provider = trace.get_tracer_provider()
-    provider.add_span_processor(spans)  # pyright: ignore[reportAttributeAccessIssue] - Logfire's provider has it
-    outcome = await drain_by_the_loop(url, count)
+    outcome = await _drain_by_the_loop(url, count, spans)
     return replace(outcome, figures={"spans": float(spans.ended)})
 
 
