@@ -1,4 +1,4 @@
-"""The starting gate: every measured process gets ready, and all start when the word is given."""
+"""The starting gates: every measured process imports, then gets ready, and all start together."""
 
 import asyncio
 import json
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from my_agent.serving import spare_collector
 
-READY = "ready"
+IMPORTED = "benchmarks: imported"
+READY = "benchmarks: ready"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Outcome:
     """When each event was sent or handled, where that is asked for."""
     peak_mb: float = 0.0
     """The most memory that the process ever had."""
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+    """Whatever else it measured, by name."""
+    lines: int = 0
+    """How many lines it wrote to its pipes; the process that started it knows."""
 
     def write(self, path: Path) -> None:
         """Leave this for the process that started this one."""
@@ -61,11 +66,16 @@ class Progress:
         return Outcome(self.start, self.end, self.handled, peak_mb=peak_mb)
 
 
-async def gate() -> float:
-    """Say that this process is ready, wait for the others, and return the time of the start.
+def imported() -> None:
+    """Report that this process has imported what it needs, and wait until its database is filled."""
+    print(IMPORTED, flush=True)
+    sys.stdin.readline()
 
-    What was imported and set up is taken from the garbage collector's sight, for every contender
-    alike: the service does so, and it would blur what is compared.
+
+async def gate() -> float:
+    """Report that this process is ready, wait for the others, and return the time of the start.
+
+    The garbage collector is tuned as `serve` and `worker` do it, for every contender alike.
     """
     spare_collector()
     print(READY, flush=True)

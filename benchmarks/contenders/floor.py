@@ -136,7 +136,7 @@ async def speak_and_listen(url: str, count: int) -> Outcome:
                 woken.clear()
                 rows = await consumer.fetch(CLAIM, BATCH)
                 for row in rows:
-                    name = row["payload"].strip('"')
+                    name = row["payload"].strip('"').rstrip()
                     delays[name] = time.monotonic() - sent[name]
                 await consumer.execute(ACK, [row["id"] for row in rows])
 
@@ -146,6 +146,6 @@ async def speak_and_listen(url: str, count: int) -> Outcome:
                 await asyncio.sleep(SPEAK_EVERY)
                 sent[name] = time.monotonic()
                 async with producer.transaction():
-                    await producer.execute(PUBLISH, f'"{name}"')
+                    await producer.execute(PUBLISH, f'"{name.ljust(len(RAW) - 2)}"')
                     await producer.execute("NOTIFY work")
         return Outcome(start, time.monotonic(), count, delays)

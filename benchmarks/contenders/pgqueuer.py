@@ -1,6 +1,7 @@
 """PgQueuer on its asyncpg driver, as its documentation shows it; the payload is raw bytes."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 from pgqueuer import PgQueuer
+from pgqueuer.core.logconfig import LogLevel, setup_fancy_logger
 from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
@@ -19,6 +21,8 @@ from . import PAYLOAD, SPEAK_EVERY
 
 RAW = to_json(PAYLOAD)
 BATCH = 100  # jobs a dequeue: of 10, 100 and 1,000 the fastest here
+
+setup_fancy_logger(LogLevel[os.environ.get("LOG_LEVEL", "INFO")])  # as `pgq run` does
 
 
 @asynccontextmanager
@@ -126,7 +130,7 @@ async def speak_here(queries: Queries, count: int) -> dict[str, float]:
     for name in (str(uuid4()) for _ in range(count)):
         await asyncio.sleep(SPEAK_EVERY)
         sent[name] = time.monotonic()
-        await queries.enqueue("work", name.encode())
+        await queries.enqueue("work", name.encode().ljust(len(RAW)))
     return sent
 
 
@@ -138,7 +142,7 @@ async def listen_here(url: str, count: int) -> dict[str, float]:
 
     @worker.entrypoint("work")
     async def work(job: Job) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator registers it
-        seen[(job.payload or b"").decode()] = time.monotonic()
+        seen[(job.payload or b"").decode().rstrip()] = time.monotonic()
         if len(seen) == count:
             worker.qm.shutdown.set()
 

@@ -5,9 +5,13 @@ import resource
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx2
+import logfire
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from my_agent.agent.loop import run_agent_loop
 from my_agent.config import Settings
@@ -21,27 +25,35 @@ from my_agent.infra.offline import OfflineModel
 from my_agent.infra.store import EventStore, Token
 from my_agent.migrations import migrate
 
+from ..conditions import batch_size
 from ..gate import Outcome, Progress, gate
 from . import PAYLOAD, SPEAK_EVERY
 
-IN_HAND = 1_000  # events that a consumer may have claimed, where concurrency is what is measured
-BATCH = 250  # events that the batch handler takes at once
+BATCH = batch_size()  # events that the batch handler takes at once
+BATCHES = 4  # that may be in flight, as in the batch loop
+PREFETCHED = 100  # events that a handler of one event at a time claims together, at most
+SCOPES = 1_000  # where events belong to many
 
 UNSETTLED = "SELECT FROM deliveries WHERE held_at IS NULL LIMIT 1"
 
 
-def events(count: int) -> list[ErrorReportedEvent]:
-    """Make typed events, each with an id of its own."""
+def events(count: int, scopes: int = 0) -> list[ErrorReportedEvent]:
+    """Make typed events, each with an id of its own, in their default scope or in so many."""
     return [
-        ErrorReportedEvent(source="bench", service=PAYLOAD["service"], message=PAYLOAD["message"])
-        for _ in range(count)
+        ErrorReportedEvent(
+            source="bench",
+            scope=f"scope:{place % scopes}" if scopes else "",
+            service=PAYLOAD["service"],
+            message=PAYLOAD["message"],
+        )
+        for place in range(count)
     ]
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncGenerator[EventStore]:
-    """Open the store as the service does."""
-    settings = Settings(database_url=url, agent_prefetch=IN_HAND, log_level="WARNING")
+    """Open the store as the service does, with the settings of the environment."""
+    settings = Settings(database_url=url)
     configure_observability(settings)
     async with open_database(settings) as database:
         store = EventStore(database.sessions, database.pool, settings=settings)
@@ -100,19 +112,33 @@ async def fill(url: str, count: int) -> Outcome:
     return await publish_in_bulk(url, count - 1)  # it publishes one to get warm
 
 
+async def fill_scopes(url: str, count: int) -> Outcome:
+    """Leave a backlog of many scopes."""
+    async with opened(url) as store:
+        start = await gate()
+        await store.publish_many(events(count, SCOPES))
+        return Outcome(start, time.monotonic(), count)
+
+
 async def drain_prefetching(url: str, count: int) -> Outcome:
     """Handle one event at a time, each ack durable before the next starts; claim several at once."""
-    return await _drain_in_turn(url, count, batch_size=100)
+    return await _drain_in_turn(url, count, PREFETCHED)
 
 
 async def drain_claiming_singly(url: str, count: int) -> Outcome:
     """Handle one event at a time, and claim it when the last one is acked."""
-    return await _drain_in_turn(url, count, batch_size=1)
+    return await _drain_in_turn(url, count, 1)
 
 
-async def _drain_in_turn(url: str, count: int, batch_size: int) -> Outcome:
+def in_flight(store: EventStore) -> int:
+    """Return how many events the service's agent may have claimed."""
+    return store.settings.agent_prefetch
+
+
+async def _drain_in_turn(url: str, count: int, most: int) -> Outcome:
     async with opened(url) as store:
         progress = Progress(count)
+        batch_size = min(most, in_flight(store))
         await gate()
         async with aclosing(store.subscribe(batch_size=batch_size)) as owed:
             async for _, token in owed:
@@ -134,7 +160,10 @@ async def drain_by_tasks(url: str, count: int) -> Outcome:
             if progress.finish():
                 store.drain()
 
-        async with asyncio.TaskGroup() as group, aclosing(store.subscribe(None, IN_HAND)) as owed:
+        async with (
+            asyncio.TaskGroup() as group,
+            aclosing(store.subscribe(None, in_flight(store))) as owed,
+        ):
             async for _, token in owed:
                 progress.begin()
                 group.create_task(handle(token))
@@ -154,7 +183,10 @@ async def drain_by_batches(url: str, count: int) -> Outcome:
             if progress.finish(len(batch)):
                 store.drain()
 
-        async with asyncio.TaskGroup() as group, aclosing(store.subscribe(None, IN_HAND)) as owed:
+        async with (
+            asyncio.TaskGroup() as group,
+            aclosing(store.subscribe(None, BATCHES * BATCH)) as owed,
+        ):
             async for _, token in owed:
                 progress.begin()
                 batch.append(token)
@@ -167,6 +199,10 @@ async def drain_by_batches(url: str, count: int) -> Outcome:
 
 async def drain_by_the_loop(url: str, count: int) -> Outcome:
     """Run the project's own reference loop: filter, context, and a trigger that does not fire."""
+    return await _drain_by_the_loop(url, count)
+
+
+async def _drain_by_the_loop(url: str, count: int, spans: SpanProcessor | None = None) -> Outcome:
     async with (
         opened(url) as store,
         httpx2.AsyncClient() as http,
@@ -174,6 +210,9 @@ async def drain_by_the_loop(url: str, count: int) -> Outcome:
     ):
         progress = Progress(count)
         decided = asyncio.Event()
+        if spans is not None:
+            provider = trace.get_tracer_provider()
+            provider.add_span_processor(spans)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - Logfire's provider has it
 
         def everything(event: Event, ctx: DecisionContext) -> bool:
             return True
@@ -188,12 +227,31 @@ async def drain_by_the_loop(url: str, count: int) -> Outcome:
         await gate()
         loop = asyncio.create_task(run_agent_loop(store, deps, everything, trigger, locks))
         await decided.wait()
-        while await store.fetch(UNSETTLED):
-            await asyncio.sleep(0.002)
+        with logfire.suppress_instrumentation():
+            while await store.fetch(UNSETTLED):
+                await asyncio.sleep(0.002)
         progress.end = time.monotonic()
         store.drain()
         await loop
         return progress.outcome()
+
+
+class SpanCount(SpanProcessor):
+    """Counts the spans that were ended."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Count one."""
+        self.ended += 1
+
+
+async def count_spans_of_the_loop(url: str, count: int) -> Outcome:
+    """Run the reference loop, and count what it traces."""
+    spans = SpanCount()
+    outcome = await _drain_by_the_loop(url, count, spans)
+    return replace(outcome, figures={"spans": float(spans.ended)})
 
 
 async def share_a_backlog(url: str, _: int) -> Outcome:
@@ -201,7 +259,7 @@ async def share_a_backlog(url: str, _: int) -> Outcome:
     async with opened(url) as store:
         seen: dict[str, float] = {}
         start = 0.0
-        await gate()
+        ready = await gate()
 
         async def handle(event: Event, token: Token) -> None:
             if event.id in seen:
@@ -215,11 +273,15 @@ async def share_a_backlog(url: str, _: int) -> Outcome:
                 await asyncio.sleep(0.02)
             store.drain()
 
-        async with asyncio.TaskGroup() as group, aclosing(store.subscribe(None, IN_HAND)) as owed:
+        async with (
+            asyncio.TaskGroup() as group,
+            aclosing(store.subscribe(None, in_flight(store))) as owed,
+        ):
             group.create_task(stop_when_done())
             async for event, token in owed:
                 start = start or time.monotonic()
                 group.create_task(handle(event, token))
+        start = start or ready  # it may have got nothing
         return Outcome(start, max(seen.values(), default=start), len(seen), seen)
 
 
@@ -253,7 +315,7 @@ async def speak_and_listen(url: str, count: int) -> Outcome:
 async def listen_here(store: EventStore, count: int) -> dict[str, float]:
     """Handle events and return when each was."""
     handled: dict[str, float] = {}
-    async with aclosing(store.subscribe()) as owed:
+    async with aclosing(store.subscribe(batch_size=in_flight(store))) as owed:
         async for event, token in owed:
             handled[event.id] = time.monotonic()
             await store.ack(token)
