@@ -73,6 +73,7 @@ def configure_for_commands() -> None:
         additional_span_processors=[PlainText()],
         console=_console("warn"),
         min_level="warn",
+        distributed_tracing=True,  # or it warns of the first context that it meets
         metrics=False,  # a collector that is away would keep the command waiting at its end
         inspect_arguments=False,
     )
