@@ -217,7 +217,7 @@ async def _look_for_others(service: Service) -> None:
         warning = (
             f"{others} more of the workers on this database claim the same events, and locks in memory"
             " do not reach them, so events may be handled out of order: stop all but one, or"
-            " update the project with locks=postgres or locks=redis"
+            " update the project with another answer to `locks`"
         )
         if others and not service.warnings:
             logfire.warn(as_template(warning))  # whole: a value is cut
