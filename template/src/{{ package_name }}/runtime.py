@@ -4,7 +4,7 @@ The API and the worker are the same service with and without doors; both live in
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from .config import Settings
 from .core.deps import ReflexDeps
 from .core.events import LifecycleEvent
 from .core.types import Seconds
+from .current import is_current
 from .infra.database import (
     DATABASE_AWAY,
     Database,
@@ -33,9 +34,8 @@ from .infra.readiness import Readiness
 from .infra.store import EventStore
 from .infra.store.fitness import find_unfit
 from .infra.supervise import Supervised
-from .infra.text import describe, shorten
+from .infra.text import as_template, describe, shorten
 from .infra.timers import run_timers
-from .migrations import IndexNotBuilt, Say, check_schema, log, migrate, warn
 
 HTTP_TIMEOUT: Seconds = 30.0
 CANCEL_TIMEOUT: Seconds = 2.0  # for decisions that were cancelled to clean up
@@ -44,6 +44,20 @@ ANNOUNCE_TIMEOUT: Seconds = 2.0  # a stop does not wait for a database that is s
 LONGEST_DETAILS = 10_000  # bytes of a lifecycle event's text
 SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
 INDEX_PATIENCE: Seconds = 30.0  # development starts without an index that takes longer
+
+
+type Say = Callable[[str], None]
+"""Takes a sentence for whoever looks after the service."""
+
+
+def log(sentence: str) -> None:
+    """Log how far something has come."""
+    logfire.info(as_template(sentence))
+
+
+def warn(sentence: str) -> None:
+    """Log what somebody should know of the schema."""
+    logfire.warn(as_template(sentence))
 
 
 @dataclass
@@ -92,6 +106,10 @@ async def prepare(settings: Settings, *, say: Say = log, note: Say = warn) -> li
         await check_database(settings)
         async with open_locks(settings):
             pass
+    if await is_current(settings):
+        return []
+    from .migrations import IndexNotBuilt, check_schema, migrate  # load Alembic
+
     if not settings.lenient:
         await check_schema(settings, note=note)
         return []

@@ -3,74 +3,19 @@
 Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
 """
 
-import os
 import sys
 
-import asyncpg
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-from typer import Typer
-
-from .. import COMMAND
-from ..config import Settings, get_settings
-from ..infra.database import StartupError
+from ..infra.collector import resting_collector
 from ..infra.streams import open_streams
-from ..sources import misspelt
-from . import events, queue, running
-from .opening import trouble
-from .output import CommandFailed, ReaderLeft, discard, fail, warn
-
-app = Typer(
-    help=__doc__,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for part in (running, events, queue):
-    app.add_typer(part.app)
+from .quiet import SERVICES, keep_telemetry_out
 
 
 def main() -> None:
-    """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
+    """Run the command line."""
     open_streams()
-    try:
-        _warn_of_misspelt()
-        app()
-    except ReaderLeft:
-        raise SystemExit(0) from None
-    except (CommandFailed, StartupError, ValidationError, SettingsError, ValueError) as error:
-        fail(_sentence(error))
-    except asyncpg.PostgresError as error:
-        fail(trouble(error))
-    except PermissionError as error:  # of a secret, for example
-        fail(f"{error.filename or error} cannot be read: let this user read it.")
-    except OSError as error:
-        if not error.filename:
-            discard(sys.stdout)
-        fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
+    if SERVICES.isdisjoint(sys.argv[1:2]):
+        keep_telemetry_out()
+    with resting_collector():
+        from .commands import run
 
-
-def _warn_of_misspelt() -> None:
-    """Warn once of each name that resembles a setting, but not while a shell completes a word."""
-    if f"_{COMMAND}_COMPLETE".replace("-", "_").upper() in os.environ:
-        return
-    for sentence in misspelt(Settings):
-        warn(sentence, as_json=_logs_json())
-
-
-def _logs_json() -> bool:
-    try:
-        return get_settings().log_format == "json"
-    except (ValidationError, SettingsError):
-        return False  # the command itself reports what is wrong
-
-
-def _sentence(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problems = [
-        f"{'.'.join(map(str, item['loc'])).upper() or 'Settings'}:"
-        f" {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    ]
-    return "; ".join(problems)
+    run()

@@ -13,11 +13,9 @@ from .. import COMMAND
 from ..core.events import public_types
 from ..infra.store import EventStore, Stored, UnreadableEvent
 from ..infra.store.log import Wanted
-from .forward import Forwarder
 from .lines import Publishing, Writing, name_of, validated
 from .opening import OneScope, Types, period, require_types, split_types, with_store
 from .output import Json, Terminal, plain, say, telling, writing
-from .progress import progress_of
 
 COLORS = {
     "lifecycle": "bright_black",
@@ -112,7 +110,14 @@ def replay(
     if output and publish_to:
         raise typer.BadParameter("give --output or --publish-to, one of them")
 
-    sink = Forwarder(publish_to, key, since) if publish_to else Writing(output or sys.stdout)
+    if publish_to:
+        from .forward import Forwarder  # loads a client for HTTP
+
+        sink = Forwarder(publish_to, key, since)
+    else:
+        sink = Writing(output or sys.stdout)
+
+    from .progress import progress_of
 
     async def run(store: EventStore) -> str:
         await require_types(store, wanted)

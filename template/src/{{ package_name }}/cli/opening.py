@@ -17,14 +17,14 @@ from ..infra.database import (
     DATABASE_AWAY,
     StatementTooSlow,
     check_database,
-    open_database,
+    open_pool,
     reason,
     unreachable,
 )
-from ..infra.observability import configure_for_commands
 from ..infra.store import EventConflict, EventStore, InvalidEvent
-from ..serving import somewhere_to_store
+from ..local import somewhere_to_store
 from .output import CommandFailed
+from .quiet import configure
 
 # Of the errors that say to wait, those of a server that can be reached.
 FULL = (asyncpg.InsufficientResourcesError, asyncpg.ReadOnlySQLTransactionError)
@@ -58,7 +58,7 @@ def with_store[T](
         async with _store(settings, subscriber) as store:
             return await run(store)
 
-    configure_for_commands()
+    configure()
     with somewhere_to_store() as settings, in_words():
         return asyncio.run(opened(settings))
 
@@ -93,10 +93,8 @@ def trouble(error: Exception) -> str:
 @asynccontextmanager
 async def _store(settings: Settings, subscriber: str) -> AsyncGenerator[EventStore]:
     await check_database(settings)
-    async with open_database(settings) as database:
-        store = EventStore(
-            database.sessions, database.pool, subscriber=subscriber, settings=settings
-        )
+    async with open_pool(settings) as pool:
+        store = EventStore(None, pool, subscriber=subscriber, settings=settings)
         try:
             yield store
         finally:

@@ -13,7 +13,7 @@ from ..infra import heartbeat
 from ..infra.database import check_database
 from ..infra.ending import leave
 from ..listening import urls_to_try
-from ..serving import require_url, run_server, run_worker, somewhere_to_store
+from ..local import require_url, somewhere_to_store
 from .opening import in_words
 from .output import fail, say
 
@@ -36,6 +36,8 @@ def dev(
     reload: Annotated[bool, typer.Option(help="Restart when code changes.")] = True,
 ) -> None:
     """Run the service on this machine, with a database of its own unless DATABASE_URL is set."""
+    from ..serving import run_server  # the server and its frameworks: other commands need none
+
     with somewhere_to_store():
         code = run_server(host, port, reload=reload)
     leave(code)
@@ -49,16 +51,21 @@ def serve(
     worker: Annotated[bool, typer.Option(help="Run the agent in this process too.")] = True,
 ) -> None:
     """Run the API, and with it the agent, on the database of DATABASE_URL."""
+    from ..serving import run_server
+
     if not worker:
         os.environ["API_WORKER"] = "false"
         get_settings.cache_clear()
     require_url(get_settings())
-    leave(run_server(host, port, reload=get_settings().api_reload if reload is None else reload))
+    reload = get_settings().api_reload if reload is None else reload
+    leave(run_server(host, port, reload=reload))
 
 
 @app.command(epilog=f"Example: {COMMAND} worker --heartbeat /tmp/alive")
 def worker(alive: Heartbeat = None) -> None:
     """Run the agent alone; start as many of these as you like."""
+    from ..serving import run_worker
+
     settings = get_settings()
     require_url(settings)
     leave(run_worker(settings, alive))

@@ -1,4 +1,9 @@
-"""Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
+"""Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store.
+
+SQLAlchemy is loaded for sessions only: commands have none.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -6,15 +11,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 import asyncpg
 from pydantic_core import to_json as to_json_bytes
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
 
 from ..config import Settings
 from ..core.types import Seconds
@@ -34,13 +35,18 @@ from .connections import (
 )
 from .connections import LONG as LONG
 from .connections import READ_COMMITTED as READ_COMMITTED
-from .sessions import create_engine as create_engine
 from .unavailable import DATABASE_AWAY as DATABASE_AWAY  # agents ask for these here
 from .unavailable import DatabaseUnavailable, unreachable
 from .unavailable import StatementTooSlow as StatementTooSlow
 from .unavailable import is_unavailable as is_unavailable
 from .unavailable import reason as reason
 from .unavailable import waited as waited
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.orm import Session
+
+    from .sessions import create_engine as create_engine
 
 COMMIT_TIMEOUT: Seconds = 2.0  # of what is still to be committed, or asked, when the service stops
 CLOSE_TIMEOUT: Seconds = 1.0  # of a polite end of a connection
@@ -96,6 +102,8 @@ def fetch_in(session: AsyncSession) -> Fetch:
 
 def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
     """Do something once the session's present transaction has committed; a rollback forgets it."""
+    from sqlalchemy import event
+
     transaction = session.sync_session.get_transaction()
 
     def committed(of: Session) -> None:
@@ -108,6 +116,10 @@ def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncGenerator[Database]:
     """Open the engine and the pool; both are closed at the end of the block, in bounded time."""
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    from .sessions import create_engine
+
     opened: WeakSet[Connection] = WeakSet()
     engine = create_engine(
         settings,
@@ -120,14 +132,24 @@ async def open_database(settings: Settings) -> AsyncGenerator[Database]:
     )
     # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
     sessions = async_sessionmaker(engine, expire_on_commit=False)
+    try:
+        async with open_pool(settings) as pool:
+            yield Database(engine, sessions, pool)
+    finally:
+        await _bounded(engine.dispose())
+        for connection in opened:
+            connection.terminate()
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings) -> AsyncGenerator[asyncpg.Pool]:
+    """Open the pool alone; it is closed at the end of the block, in bounded time."""
     pool = create_raw_pool(settings)
     try:
         await pool
-        yield Database(engine, sessions, pool)
+        yield pool
     finally:
-        await asyncio.gather(_bounded(pool.close()), _bounded(engine.dispose()))
-        for connection in opened:
-            connection.terminate()
+        await _bounded(pool.close())
 
 
 async def _bounded(closing: Awaitable[None]) -> None:
@@ -199,23 +221,36 @@ async def connect(settings: Settings, *, flushed: bool = True) -> asyncpg.Connec
 
 async def check_database(settings: Settings) -> None:
     """Raise `StartupError`, in one sentence, if the database cannot be used."""
-    url = make_url(str(settings.database_url))
-    where = f"{url.host or 'localhost'}:{url.port or 5432}"
     try:
         connection = await open_connection(
             settings.dsn, timeout=CONNECT_TIMEOUT, silence=settings.database_timeout
         )
     except DatabaseUnavailable as error:
-        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
-            message = f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
-        elif isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
-            message = f"DATABASE_URL is refused by {where} ({error}): check its user and password."
-        else:
-            message = unreachable(error, f" at {where}")
-        raise StartupError(message) from error
+        raise StartupError(_refusal(settings, error)) from error
     await _bounded(connection.close())
+
+
+def _refusal(settings: Settings, error: DatabaseUnavailable) -> str:
+    from sqlalchemy.engine import make_url
+
+    url = make_url(str(settings.database_url))
+    where = f"{url.host or 'localhost'}:{url.port or 5432}"
+    if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
+        return f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
+    if isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
+        return f"DATABASE_URL is refused by {where} ({error}): check its user and password."
+    return unreachable(error, f" at {where}")
 
 
 def to_json(value: object) -> str:
     """Write a value for a `jsonb` parameter."""
     return to_json_bytes(value).decode()
+
+
+def __getattr__(name: str) -> object:
+    """Return `create_engine`, which loads SQLAlchemy."""
+    if name == "create_engine":
+        from .sessions import create_engine
+
+        return create_engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

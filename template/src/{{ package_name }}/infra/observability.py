@@ -7,10 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import logfire
-from fastapi import FastAPI, Request, WebSocket
 from logfire import LevelName
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -20,6 +19,9 @@ from opentelemetry.util.types import Attributes
 from .. import COMMAND
 from ..config import Settings
 from .text import storable, storable_json, without_passwords
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, WebSocket
 
 LEVELS: dict[str, LevelName] = {
     "TRACE": "trace",
@@ -103,14 +105,18 @@ def _instrument_libraries() -> None:
     logfire.instrument_system_metrics({"process.memory.usage": None})  # and what is basic
 
 
-def instrument_app(app: FastAPI) -> None:
+def instrument_app(app: "FastAPI") -> None:
     """Trace the requests of an application, without what they carry."""
     logfire.instrument_fastapi(
-        app, excluded_urls=UNTRACED, capture_headers=False, request_attributes_mapper=_refused
+        app,
+        excluded_urls=UNTRACED,
+        capture_headers=False,
+        request_attributes_mapper=_refused,
+        exclude_spans=["receive", "send"],  # not even made, though Logfire would drop them
     )
 
 
-def _refused(_: Request | WebSocket, found: dict[str, Any]) -> dict[str, Any] | None:
+def _refused(_: "Request | WebSocket", found: dict[str, Any]) -> dict[str, Any] | None:
     """Keep of a request's arguments what was wrong: the rest has settings, and what clients sent."""
     errors = [{key: error[key] for key in ("loc", "type", "msg")} for error in found["errors"]]
     return {"errors": errors} if errors else None

@@ -9,7 +9,6 @@ from collections.abc import Generator
 from typing import cast
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
 
 from .text import without_passwords
 
@@ -73,7 +72,8 @@ def _and_behind(error: BaseException) -> Generator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        left += [each.__cause__, each.orig if isinstance(each, DBAPIError) else None]
+        wrapped = getattr(each, "orig", None)  # by SQLAlchemy
+        left += [each.__cause__, wrapped if isinstance(wrapped, BaseException) else None]
         if isinstance(each, BaseExceptionGroup):
             left += cast("BaseExceptionGroup[BaseException]", each).exceptions
 

@@ -4,6 +4,8 @@ Its promise: no accepted event is lost; each is handled at least once; database 
 the ack happen exactly once; a stale worker cannot ack.
 """
 
+from typing import TYPE_CHECKING
+
 from .admin import DeadLetter, DeliveryStatus, QueueStats
 from .claim import Token
 from .codec import Stored, UnreadableEvent
@@ -12,8 +14,10 @@ from .hold import ScopeMoved
 from .log import Latest
 from .publish import EventConflict
 from .refusal import InvalidEvent
-from .schema import EventRecord, StoreBase
 from .store import EventStore
+
+if TYPE_CHECKING:
+    from .schema import EventRecord, StoreBase
 
 __all__ = [
     "Cursor",
@@ -31,3 +35,12 @@ __all__ = [
     "Token",
     "UnreadableEvent",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Return a class of the tables: SQLAlchemy, which maps them, is loaded when one is asked for."""
+    if name in {"EventRecord", "StoreBase"}:
+        from . import schema
+
+        return getattr(schema, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple, cast
 
-from logfire.propagate import get_context
 from opentelemetry import trace
 
 from ...core.events import Event
@@ -132,6 +131,8 @@ def current_trace() -> str | None:
     """Return the W3C trace context of what is going on, if it is traced."""
     if trace.get_current_span() is trace.INVALID_SPAN:
         return None  # found out in a tenth of the time
+    from logfire.propagate import get_context  # a command without traces does not load it
+
     return get_context().get("traceparent")
 
 

@@ -1,16 +1,17 @@
 """`EventStore`: the one face of the event store."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 import logfire
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from ...config import Settings, get_settings
 from ...core.events import Event
@@ -41,6 +42,9 @@ from .settle import Backoff, Settler
 from .subscription import Clock, Owed, Subscription
 from .wake import NOTIFY, Wake
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
 NOT_BY_DEFAULT = ["agent.action", "agent.dropped", "lifecycle"]  # what the service itself publishes
 QUIET_CHECK: Seconds = 0.05  # how often a new subscription looks whether older transactions ended
 DEFER_MARGIN: Seconds = 0.2  # until deferred deliveries are due, so that later ones do not overtake
@@ -55,13 +59,13 @@ class EventStore:
 
     def __init__(
         self,
-        session_factory: async_sessionmaker[AsyncSession],
+        session_factory: async_sessionmaker[AsyncSession] | None,
         pool: asyncpg.Pool,
         *,
         subscriber: str = "agent",
         settings: Settings | None = None,
     ) -> None:
-        self.sessions = session_factory
+        self._sessions = session_factory
         self.pool = pool
         self.subscriber = subscriber
         self.settings = settings or get_settings()
@@ -95,6 +99,12 @@ class EventStore:
         self._interruptible: set[asyncpg.Connection] = set()
         self.background = Background()
         """What nobody waits for, and the store still does before it closes."""
+
+    @property
+    def sessions(self) -> async_sessionmaker[AsyncSession]:
+        """What makes sessions for the application's tables; commands open stores without it."""
+        assert self._sessions is not None, "this store was opened without sessions"  # noqa: S101 - narrows the type
+        return self._sessions
 
     def _lane(self, *, flushed: bool = True) -> Lane:
         return Lane(lambda: database.connect(self.settings, flushed=flushed))
