@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Security
 
 from .. import TITLE
 from .. import __doc__ as description
@@ -47,11 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)
     add_error_handlers(app)
-    guarded = [Depends(require_key)]
+    guarded = [Security(require_key)]
+    # First what is asked most: each request looks through the routes before its own, twice.
+    app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(health.router, tags=["health"])
     app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(dlq.router, prefix="/events/dlq", tags=["dlq"], dependencies=guarded)
-    app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
     for prefix, router in YOURS.items():
         app.include_router(router, prefix=prefix, dependencies=guarded)

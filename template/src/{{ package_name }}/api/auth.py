@@ -4,27 +4,29 @@ Without `API_KEYS` everybody may, which production refuses to start with.
 """
 
 import hmac
-from typing import Annotated
 
-from fastapi import HTTPException, Request, Security, status
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import HTTPException, status
+from fastapi.requests import HTTPConnection
+from fastapi.security import HTTPBearer
 
 from ..config import Settings
-from .deps import SettingsDep
-
-documented = HTTPBearer(auto_error=False, description="One of `API_KEYS`")
-
-type Documented = Annotated[HTTPAuthorizationCredentials | None, Security(documented)]
+from .deps import settings_of
 
 
-async def require_key(settings: SettingsDep, request: Request, _: Documented) -> None:
-    """Refuse a request without a known key."""
-    if key_of(settings, request.headers.get("authorization")) is None:
-        raise HTTPException(
-            status.HTTP_401_UNAUTHORIZED,
-            "Authorization: send a valid key as `Bearer <key>`",
-            {"WWW-Authenticate": "Bearer"},
-        )
+class Bearer(HTTPBearer):
+    """Refuses a request without a known key; one dependency, which also documents itself."""
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        """Go on if the request has a known key."""
+        if key_of(settings_of(request), request.headers.get("authorization")) is None:
+            raise HTTPException(
+                status.HTTP_401_UNAUTHORIZED,
+                "Authorization: send a valid key as `Bearer <key>`",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+require_key = Bearer(scheme_name="HTTPBearer", description="One of `API_KEYS`")
 
 
 def key_of(settings: Settings, authorization: str | None) -> str | None:

@@ -13,23 +13,33 @@ from ..runtime import Service
 from .hub import Hub
 
 
+def settings_of(connection: HTTPConnection) -> Settings:
+    """Return the settings that the service was started with."""
+    service: Service = connection.app.state.service
+    return service.settings
+
+
 async def get_service(connection: HTTPConnection) -> Service:
     """Return the running service, for requests and WebSockets alike."""
     return connection.app.state.service
 
 
-async def get_store(service: Annotated[Service, Depends(get_service)]) -> EventStore:
+# Each asks the application itself: a dependency of a dependency costs each request as much again.
+
+
+async def get_store(connection: HTTPConnection) -> EventStore:
     """Return the event store."""
-    return service.store
+    return connection.app.state.store
 
 
-async def get_http(service: Annotated[Service, Depends(get_service)]) -> httpx2.AsyncClient:
+async def get_http(connection: HTTPConnection) -> httpx2.AsyncClient:
     """Return the client for calls to other services."""
-    return service.http
+    return connection.app.state.http
 
 
-async def get_deps(service: Annotated[Service, Depends(get_service)]) -> ReflexDeps:
+async def get_deps(connection: HTTPConnection) -> ReflexDeps:
     """Return what agents need, for routes that run one."""
+    service: Service = connection.app.state.service
     return service.deps.within("api", action_id="")
 
 
@@ -38,9 +48,9 @@ async def get_hub(connection: HTTPConnection) -> Hub:
     return connection.app.state.hub
 
 
-async def get_connection_settings(service: Annotated[Service, Depends(get_service)]) -> Settings:
+async def get_connection_settings(connection: HTTPConnection) -> Settings:
     """Return the settings that the service was started with."""
-    return service.settings
+    return settings_of(connection)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ..core.events import event_types, public_types
 from ..infra.database import DatabaseUnavailable
+from ..infra.observability import note_raised, note_refused
 from ..infra.store import EventConflict, InvalidEvent
 from ..infra.text import storable, storable_json
 
@@ -55,20 +56,25 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError), "registered for nothing else"  # noqa: S101 - narrows the type
+        note_refused(error.errors())
         return problem(sentence_of(error.errors()), 422)
 
     async def unstorable(request: Request, error: Exception) -> JSONResponse:
+        note_raised(error)
         return problem(str(error), 422)
 
     async def conflict(request: Request, error: Exception) -> JSONResponse:
+        note_raised(error)
         return problem(str(error), 409)
 
     async def unavailable(request: Request, error: Exception) -> JSONResponse:
+        note_raised(error)
         logfire.warn("The database is unavailable: {error}", error=str(error))
         return JSONResponse({"detail": UNAVAILABLE}, 503, {"Retry-After": RETRY_AFTER})
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "registered for nothing else"  # noqa: S101 - narrows the type
+        note_raised(error)
         # The parser gives up on JSON with thousands of brackets in a row or digits in a number.
         unparsed = error.detail == FRAMEWORKS_UNPARSED
         error.detail = UNPARSED if unparsed else storable_json(error.detail)

@@ -5,7 +5,7 @@ A client that does not read its messages is dropped: what it missed waits in the
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
 from ..config import Settings
@@ -56,11 +56,14 @@ class _Client:
 class Hub:
     """Hands the events of the log to the clients of this process."""
 
-    def __init__(self, store: EventStore, settings: Settings, start: Cursor) -> None:
+    def __init__(self, store: EventStore, settings: Settings, start: Cursor | None = None) -> None:
         self._store = store
         self._place = start
         self._settings = settings
         self._clients: set[_Client] = set()
+        self._wanted, self._following = asyncio.Event(), asyncio.Event()
+        if start is not None:
+            self._following.set()
 
     @property
     def full(self) -> bool:
@@ -68,11 +71,23 @@ class Hub:
         return len(self._clients) >= self._settings.api_max_connections
 
     async def run(self) -> None:
-        """Follow the log until cancelled."""
-        async for cursor, event in self._store.log.follow(self._place, Wanted()):
-            self._place = cursor
-            for client in self._clients:
-                client.offer(cursor, event)
+        """Follow the log until cancelled, while there are clients.
+
+        To read each event once more costs as much as to take it in.
+        """
+        while True:
+            await self._wanted.wait()
+            self._place = self._place or await self._store.end()
+            self._following.set()
+            async with aclosing(self._store.log.follow(self._place, Wanted())) as events:
+                async for self._place, event in events:
+                    for client in self._clients:
+                        client.offer(self._place, event)
+                    if not self._clients:
+                        break
+            self._place = None
+            self._following.clear()
+            self._wanted.clear()
 
     async def listen(
         self, wants: Wants, after: Cursor | None = None
@@ -89,8 +104,10 @@ class Hub:
             raise TooMany("this process serves as many clients as API_MAX_CONNECTIONS allows")
         client = _Client(wants, self._settings.api_client_queue)
         self._clients.add(client)
+        self._wanted.set()
         try:
             start = place = after or await self._store.end()
+            await self._following.wait()  # what comes after the reading below, the hub hands over
             async for place, event in self._store.log.read_on(start, Wanted(*wants)):
                 yield place, event
             while not client.too_slow:
@@ -105,7 +122,7 @@ class Hub:
 @asynccontextmanager
 async def open_hub(service: Service) -> AsyncGenerator[Hub]:
     """Give a hub that follows the log for the block, as one of the service's tasks."""
-    hub = Hub(service.store, service.settings, await service.store.end())
+    hub = Hub(service.store, service.settings)
     task = Supervised("hub", hub.run)
     service.tasks.append(task)
     following = asyncio.create_task(task.run())

@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, HTTPException, Query
+from fastapi import APIRouter, Body, HTTPException, Query, Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from ...core.events import Event
 from ...infra.store import InvalidEvent, UnreadableEvent
@@ -60,11 +61,13 @@ class EventPage(BaseModel):
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("", responses=PUBLISHING)
-async def publish_event(event: Annotated[IncomingEvent, Body()], store: StoreDep) -> Accepted:
+@router.post("", responses=PUBLISHING, response_model=Accepted)
+async def publish_event(event: Annotated[IncomingEvent, Body()], store: StoreDep) -> Response:
     """Store an event for the agent; sending it again with the same id changes nothing."""
     new = await store.publish(event)
-    return Accepted(id=event.id, status="published" if new else "duplicate")
+    # Written here: FastAPI would validate and serialize it in a tenth of the time of all this.
+    accepted = {"id": event.id, "status": "published" if new else "duplicate"}
+    return Response(to_json(accepted), media_type="application/json")
 
 
 @router.post("/batch", responses=PUBLISHING)

@@ -108,14 +108,14 @@ def encode(event: Event, limits: Limits, traceparent: str | None = None) -> Enco
     Raises:
         InvalidEvent: a value cannot be stored, or the columns cannot be read back.
     """
-    meta = event.meta
-    if traceparent is not None and meta.traceparent is None:
-        meta = meta.model_copy(update={"traceparent": traceparent})
     try:
         payload = to_json(event, exclude=COLUMNS).decode()
-        headers = to_json(meta, exclude_none=True).decode()
+        headers = to_json(event.meta, exclude_none=True).decode()
     except PydanticSerializationError as error:
         raise refuse_unwritable(event, error, limits.nesting) from error
+    if traceparent is not None and event.meta.traceparent is None:
+        # To copy a model for one field takes a tenth of the time that a batch does.
+        headers = f'{headers[:-1]},"traceparent":{to_json(traceparent).decode()}' + "}"
     _refuse_deep(event, payload, limits)
     _refuse_characters(event, payload, headers)
     if EXPONENT in payload:
