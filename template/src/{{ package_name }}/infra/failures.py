@@ -19,6 +19,7 @@ from .locks import ScopeBusy
 from .store import EventStore, ScopeMoved, Token
 from .store.subscription import Subscription
 from .text import describe
+from .tracing import note
 from .waiting import Waiting, find_outage
 
 BUSY_DELAY: Seconds = 0.2  # long enough to let others in, short enough not to be noticed
@@ -125,8 +126,10 @@ class Settling:
 
     async def _settle_as(self, error: BaseException) -> None:
         if isinstance(error, ScopeBusy):
+            note(outcome="handed back")
             await self.store.pass_on(error.scope, *self.tokens, seconds=BUSY_DELAY)
         elif isinstance(error, ScopeMoved):
+            note(outcome="handed back")
             logfire.debug("Handed back: {reason}", reason=str(error))
             await self.store.hand_back(*self.tokens, delay=BUSY_DELAY)
         elif (outage := find_outage(error)) and self.waiting.helps(outage, self.tokens):

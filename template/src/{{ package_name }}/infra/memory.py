@@ -28,12 +28,13 @@ from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling
 from .locks import ScopedLocks
+from .spans import step
 from .store import EventStore, ScopeMoved, Token, counters, hold, settle
 from .store.drop import ToDrop
 from .store.publish import insert_events
 from .store.settle import Done, Hold
 from .text import jsonable, storable
-from .tracing import note
+from .tracing import current_decision, note
 from .waiting import Waiting
 
 NO_NOTES = "{}"  # as JSON
@@ -91,10 +92,13 @@ class Opened[C: Context]:
         self._deadline = self._deadlines.start()
         await self._deadline.__aenter__()
         try:
-            return await self._memory.current(self._scope)
+            context = await self._memory.current(self._scope)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
+        if decision := current_decision():
+            decision.opened()
+        return context
 
     async def __aexit__(
         self,
@@ -183,7 +187,15 @@ class Memory[C: Context]:
         self._cache.pop(scope, None)
 
     def action_id(self, context: C) -> str:
-        """Return the id that the next action of this context will have, the same on every retry."""
+        """Return the id that the next action of this context will have, the same on every retry.
+
+        Loops ask for it on behalf of the trigger, which comes next.
+        """
+        if decision := current_decision():
+            decision.triggering()
+        return self._next_id(context)
+
+    def _next_id(self, context: C) -> str:
         first = context.events[0].id if context.events else ""
         version = self._known(context).version
         return _action_id(self._store.subscriber, context.scope, version, first)
@@ -258,7 +270,9 @@ class Memory[C: Context]:
             ScopeBusy: the scope's lock was lost, and another worker has it; nothing happened.
         """
         known = self._known(context)
-        note(outcome="acted", size=len(context.events))
+        size = len(context.events)
+        if decision := current_decision():
+            decision.triggered(trigger)
         await self._saved(context.scope)
         await self._locks.confirm(context.scope)
         action = self._action(context, trigger, output)
@@ -267,7 +281,9 @@ class Memory[C: Context]:
         if len(covered) < len(known.held) + len(tokens):
             # The trigger took events out: they stay held, and come again.
             self.forget(context.scope)
-        await self._commit(action, known, covered)
+        with step("store.act", action_id=action.id, covers=len(covered)):
+            await self._commit(action, known, covered)
+        note(outcome="acted", size=size)
         counters.handled.add(len(covered))
         counters.published.add(1)
         self._store.settled(*tokens)
@@ -313,7 +329,7 @@ class Memory[C: Context]:
 
     def _action(self, context: C, trigger: str, output: object) -> ActionEvent:
         return ActionEvent(
-            id=self.action_id(context),
+            id=self._next_id(context),
             source=f"agent:{self._store.subscriber}",
             scope=context.scope,
             trigger=storable(trigger),

@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -16,9 +18,12 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 from opentelemetry.util.types import Attributes
+from rich.console import Console
+from rich.text import Text
 
 from .. import COMMAND
 from ..config import Settings
+from .spans import QUIET, STEPS, keep_quiet
 from .text import storable, storable_json, without_passwords
 
 LEVELS: dict[str, LevelName] = {
@@ -31,6 +36,11 @@ LEVELS: dict[str, LevelName] = {
 }
 SQL = "asyncpg"  # in the name of who traces statements
 SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
+INFO = SEVERITIES.index("INFO")
+COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""The variables that name a collector of traces."""
+STYLES = {"WARNING": "yellow", "ERROR": "red", "FATAL": "red"}
+"""Colours of lines on a terminal."""
 REASONS = frozenset({"error", "reason", "reasons"})
 """Fields of our log lines that hold the text of an error: kept, though it may name a password or a session."""
 UNTRACED = "^[^/]*//[^/]*/(health|ready)$"  # asked every few seconds, and of no interest
@@ -43,19 +53,21 @@ def configure_observability(settings: Settings) -> None:
 
     The standard variables of OpenTelemetry, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, send it elsewhere, too.
     """
-    as_json, level = settings.log_format == "json", LEVELS[settings.log_level]
+    level = settings.log_level
+    lines = JsonLines(level) if settings.log_format == "json" else TextLines(level)
+    keep_quiet(_wants_quiet(settings))
     logfire.configure(
         token=settings.logfire_token.get_secret_value() if settings.logfire_token else None,
         send_to_logfire="if-token-present",
         service_name=os.environ.get("OTEL_SERVICE_NAME") or COMMAND,
         service_version=settings.version,
         environment=settings.environment,
-        console=False if as_json else _console(level),
-        min_level=level,  # what is below costs nothing, the traces of decisions too
+        console=False,  # `lines` cost half as much, and leave statements to traces
+        min_level=LEVELS[level],  # what is below costs nothing
         scrubbing=logfire.ScrubbingOptions(callback=_kept),
         additional_span_processors=[
             PlainText(),  # before all that export
-            *([SimpleSpanProcessor(JsonLines(settings.log_level))] if as_json else []),
+            SimpleSpanProcessor(lines),
         ],
         inspect_arguments=False,
         distributed_tracing=True,  # a caller's trace goes on here
@@ -71,7 +83,12 @@ def configure_for_commands() -> None:
         send_to_logfire=False,
         scrubbing=logfire.ScrubbingOptions(callback=_kept),
         additional_span_processors=[PlainText()],
-        console=_console("warn"),
+        console=logfire.ConsoleOptions(
+            min_log_level="warn",
+            span_style="simple",
+            show_project_link=False,
+            output=sys.stderr,
+        ),
         min_level="warn",
         metrics=False,  # a collector that is away would keep the command waiting at its end
         inspect_arguments=False,
@@ -88,11 +105,13 @@ def _kept(found: logfire.ScrubMatch) -> object:
     return without_passwords(found.value)
 
 
-def _console(level: LevelName) -> logfire.ConsoleOptions:
-    """Write to standard error what is at least of this level, a line each."""
-    return logfire.ConsoleOptions(
-        min_log_level=level, span_style="simple", show_project_link=False, output=sys.stderr
-    )
+def _wants_quiet(settings: Settings) -> bool:
+    """Tell whether decisions that hold their event or filter it out are to have a span each.
+
+    Without a collector, only the log would have them: from LOG_LEVEL=DEBUG on.
+    """
+    collected = settings.logfire_token is not None or any(map(os.environ.get, COLLECTORS))
+    return SEVERITIES.index(settings.log_level) < INFO + collected
 
 
 @cache
@@ -152,30 +171,81 @@ def _plain_text[T](value: T) -> T | str:
     return without_passwords(storable(value)) if isinstance(value, str) else value
 
 
-class JsonLines(SpanExporter):
-    """Writes each log record and span, from a level on, as one JSON object a line to standard error."""
+class Lines(SpanExporter, ABC):
+    """Writes each log record and span, from a level on, as a line to standard error when it has ended.
+
+    Statements, steps and quiet decisions count as DEBUG: they are for traces.
+    """
 
     def __init__(self, level: str) -> None:
         self._levels = SEVERITIES[SEVERITIES.index(level) :]
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write finished spans, statements aside: those are for traces."""
+        """Write what is of a level that is asked for."""
         for span in spans:
-            if span.instrumentation_scope and SQL not in span.instrumentation_scope.name:
-                line = _line(span)
-                if line["level"] in self._levels:
-                    print(json.dumps(line, default=str), file=sys.stderr, flush=True)
+            if (level := _level(span)) in self._levels:
+                self.write(span, level)
         return SpanExportResult.SUCCESS
 
+    @abstractmethod
+    def write(self, span: ReadableSpan, level: str) -> None:
+        """Write one line."""
 
-def _line(span: ReadableSpan) -> dict[str, Any]:
+
+class JsonLines(Lines):
+    """Writes one JSON object a line, for programs."""
+
+    def write(self, span: ReadableSpan, level: str) -> None:
+        """Write attributes and all, but what messages said."""
+        print(json.dumps(_line(span, level), default=str), file=sys.stderr, flush=True)
+
+
+class TextLines(Lines):
+    """Writes text, for people: in colours on a terminal."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__(level)
+        terminal = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._terminal = terminal if terminal.is_terminal else None
+
+    def write(self, span: ReadableSpan, level: str) -> None:
+        """Write the time of the end and the message, how long a span took, and what was raised."""
+        begun, ended = span.start_time or 0, span.end_time or 0
+        at = f"{datetime.fromtimestamp(ended / 1e9):%H:%M:%S.%f}"[:-3]
+        message = str((span.attributes or {}).get("logfire.msg", span.name))
+        if not _is_log(span):
+            message += f" ({(ended - begun) / 1e6:.0f} ms)"
+        if trace := _exception(span).get("exception.stacktrace"):
+            message += f"\n{trace}"
+        if self._terminal is None:
+            print(at, message, file=sys.stderr, flush=True)
+        else:
+            self._terminal.print(
+                Text.assemble((at, "green"), " ", (message, STYLES.get(level, "")))
+            )
+
+
+def _level(span: ReadableSpan) -> str:
+    attributes = span.attributes or {}
+    level = _severity(attributes.get("logfire.level_num"))
+    by = span.instrumentation_scope.name if span.instrumentation_scope else ""
+    if SQL in by or by == STEPS or attributes.get("outcome") in QUIET:
+        return min("DEBUG", level, key=SEVERITIES.index)
+    return level
+
+
+def _is_log(span: ReadableSpan) -> bool:
+    return (span.attributes or {}).get("logfire.span_type") == "log"
+
+
+def _line(span: ReadableSpan, level: str) -> dict[str, Any]:
     attributes = dict(span.attributes or {})
     context = span.get_span_context()
     return {
         **{key: value for key, value in attributes.items() if _is_short(key)},
         **_exception(span),
         "time": (span.end_time or span.start_time or 0) / 1e9,
-        "level": _severity(attributes.get("logfire.level_num")),
+        "level": level,
         "message": attributes.get("logfire.msg", span.name),
         "name": span.name,
         "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,

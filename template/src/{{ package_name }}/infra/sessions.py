@@ -7,7 +7,8 @@ from weakref import WeakSet
 import asyncpg
 import logfire
 from sqlalchemy import event
-from sqlalchemy.engine import AdaptedConnection, ExceptionContext
+from sqlalchemy.engine import AdaptedConnection, Dialect, ExceptionContext
+from sqlalchemy.engine import Connection as Connected
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -79,8 +80,21 @@ def create_engine(
         **options,
     )
     engine.dialect.do_ping = _ping
+    _initialize_untraced(engine.dialect)
     event.listen(engine.sync_engine, "handle_error", _classify)
     return engine
+
+
+def _initialize_untraced(dialect: Dialect) -> None:
+    """Leave what SQLAlchemy asks on its first connection out of the trace that happened to open it."""
+    initialize = dialect.initialize
+
+    def initialize_untraced(connection: Connected) -> None:
+        with logfire.suppress_instrumentation():
+            initialize(connection)
+            dialect.do_rollback(connection.connection)  # or it follows, traced
+
+    dialect.initialize = initialize_untraced
 
 
 def _ping(dbapi_connection: DBAPIConnection) -> bool:

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import NamedTuple, cast
 
 from logfire.propagate import get_context
-from opentelemetry import trace
+from opentelemetry.trace import Span
 
 from ...core.events import Event
 from ..database import Fetch, Row
+from ..spans import is_traced, shared_insert, step
 from . import counters
 from .codec import (
     Encoded,
@@ -71,6 +72,8 @@ class Sent(NamedTuple):
 
     row: Encoded
     event: Event
+    span: Span | None = None
+    """That of its publishing, if that is traced and shares a statement with others."""
 
 
 class Publisher:
@@ -88,14 +91,19 @@ class Publisher:
             InvalidEvent: it cannot be stored, or its chain of causes is too long.
             EventConflict: its id is known with other content.
         """
-        return await self._shared.submit(check(event, self._limits, current_trace()))
+        if not is_traced():
+            return await self._shared.submit(check(event, self._limits, None))
+        with step("store.publish", event_id=event.id, event_type=event.type) as span:
+            sent = check(event, self._limits, current_trace())
+            return await self._shared.submit(sent._replace(span=span))
 
     async def close(self) -> None:
         """Wait until what was accepted is committed."""
         await self._shared.close()
 
     async def _flush(self, batch: list[Sent]) -> "Sequence[bool | EventConflict]":
-        results = await _insert(self._lane.fetch, batch)
+        with shared_insert([sent.span for sent in batch if sent.span], len(batch)):
+            results = await _insert(self._lane.fetch, batch)
         counters.published.add(results.count(True))
         return results
 
@@ -130,7 +138,7 @@ async def insert_events(fetch: Fetch, events: Sequence[Event], limits: Limits) -
 
 def current_trace() -> str | None:
     """Return the W3C trace context of what is going on, if it is traced."""
-    if trace.get_current_span() is trace.INVALID_SPAN:
+    if not is_traced():
         return None  # found out in a tenth of the time
     return get_context().get("traceparent")
 

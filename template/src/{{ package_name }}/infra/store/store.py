@@ -26,6 +26,7 @@ from ..database import (
     after_commit,
     fetch_in,
 )
+from ..spans import step
 from ..waits import bounded
 from . import admin, claim, counters, drop, settle
 from .admin import DeadLetter, DeliveryStatus, QueueStats
@@ -148,7 +149,7 @@ class EventStore:
             InvalidEvent: one cannot be stored.
             EventConflict: one has an id that was published before with other content.
         """
-        with logfire.span("store.publish", count=len(events), _level="debug"):
+        with step("store.publish", count=len(events)):
             if session is not None:
                 new = await insert_events(fetch_in(session), events, self.limits)
                 await fetch_in(session)(NOTIFY)

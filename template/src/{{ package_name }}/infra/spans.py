@@ -1,0 +1,72 @@
+"""Spans of the service's own steps, made directly: Logfire's way formats a message for each.
+
+They belong to traces. As lines of the log they appear from LOG_LEVEL=DEBUG on, like statements.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.util.types import AttributeValue
+
+STEPS = __name__
+"""Who traces steps, by its name in OpenTelemetry."""
+
+TRACER = trace.get_tracer(STEPS)
+QUIET = frozenset({"held", "filtered out", "handed back"})
+"""What most decisions come to. These have no line in the log, and no span unless they are kept."""
+
+STATEMENT = {"db.system": "postgresql", "db.operation": "INSERT", "db.sql.table": "events"}
+
+
+_kept = False
+
+
+def keep_quiet(keep: bool) -> None:
+    """Have a span for each quiet decision, too: something wants them, such as a collector of traces."""
+    global _kept
+    _kept = keep
+
+
+def quiet_is_kept() -> bool:
+    """Tell whether quiet decisions have spans."""
+    return _kept
+
+
+def is_traced() -> bool:
+    """Tell whether something is under way that is traced."""
+    return trace.get_current_span() is not trace.INVALID_SPAN
+
+
+@contextmanager
+def step(name: str, **attributes: AttributeValue) -> Generator[Span]:
+    """Trace a step of the request or the decision that is under way, if one is."""
+    if not is_traced():
+        yield trace.INVALID_SPAN
+        return
+    # Whoever handles an exception logs it; here its name and text are enough.
+    with TRACER.start_as_current_span(name, attributes=attributes, record_exception=False) as span:
+        yield span
+
+
+@contextmanager
+def shared_insert(spans: Sequence[Span], events: int) -> Generator[None]:
+    """Trace a statement that inserts events of several requests: in the first, linked from the others.
+
+    The connection that runs it leaves no spans by itself.
+    """
+    if not spans:
+        yield
+        return
+    first, *others = spans
+    attributes: dict[str, AttributeValue] = {**STATEMENT, "events": events}
+    within = trace.set_span_in_context(first)
+    with TRACER.start_as_current_span(
+        "INSERT", within, SpanKind.CLIENT, attributes, record_exception=False
+    ) as insert:
+        context = insert.get_span_context()
+        for span in others:
+            if span.is_recording():  # its request may have been cancelled
+                span.add_link(context)
+        yield
