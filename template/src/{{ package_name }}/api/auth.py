@@ -17,7 +17,7 @@ documented = HTTPBearer(auto_error=False, description="One of `API_KEYS`")
 type Documented = Annotated[HTTPAuthorizationCredentials | None, Security(documented)]
 
 
-def require_key(settings: SettingsDep, request: Request, _: Documented) -> None:
+async def require_key(settings: SettingsDep, request: Request, _: Documented) -> None:
     """Refuse a request without a known key."""
     if key_of(settings, request.headers.get("authorization")) is None:
         raise HTTPException(

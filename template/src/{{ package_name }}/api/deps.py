@@ -13,32 +13,32 @@ from ..runtime import Service
 from .hub import Hub
 
 
-def get_service(connection: HTTPConnection) -> Service:
+async def get_service(connection: HTTPConnection) -> Service:
     """Return the running service, for requests and WebSockets alike."""
     return connection.app.state.service
 
 
-def get_store(service: Annotated[Service, Depends(get_service)]) -> EventStore:
+async def get_store(service: Annotated[Service, Depends(get_service)]) -> EventStore:
     """Return the event store."""
     return service.store
 
 
-def get_http(service: Annotated[Service, Depends(get_service)]) -> httpx2.AsyncClient:
+async def get_http(service: Annotated[Service, Depends(get_service)]) -> httpx2.AsyncClient:
     """Return the client for calls to other services."""
     return service.http
 
 
-def get_deps(service: Annotated[Service, Depends(get_service)]) -> ReflexDeps:
+async def get_deps(service: Annotated[Service, Depends(get_service)]) -> ReflexDeps:
     """Return what agents need, for routes that run one."""
     return service.deps.within("api", action_id="")
 
 
-def get_hub(connection: HTTPConnection) -> Hub:
+async def get_hub(connection: HTTPConnection) -> Hub:
     """Return what tells clients of new events."""
     return connection.app.state.hub
 
 
-def get_connection_settings(service: Annotated[Service, Depends(get_service)]) -> Settings:
+async def get_connection_settings(service: Annotated[Service, Depends(get_service)]) -> Settings:
     """Return the settings that the service was started with."""
     return service.settings
 

@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from types import TracebackType
 from uuid import NAMESPACE_OID, uuid5
 
+import asyncpg
 import logfire
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -301,22 +302,29 @@ class Memory[C: Context]:
         for left in reversed(range(TRANSACTIONS)):
             try:
                 return await self._transact(action, known, covered)
-            except DBAPIError as error:
-                if not left or getattr(error.orig, "sqlstate", None) not in CONFLICTS:
+            except (DBAPIError, asyncpg.PostgresError) as error:
+                reason = error.orig if isinstance(error, DBAPIError) else error
+                if not left or getattr(reason, "sqlstate", None) not in CONFLICTS:
                     raise
-                logfire.warn("An action is committed again: {reason}", reason=str(error.orig))
+                logfire.warn("An action is committed again: {reason}", reason=str(reason))
                 await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
 
     async def _transact(
         self, action: ActionEvent, known: _Remembered[C], covered: list[Token]
     ) -> None:
+        if self._on_action is None:  # a session takes longer than the statements themselves
+            async with self._store.transaction() as fetch:
+                return await self._write(fetch, action, known, covered)
         async with self._store.sessions.begin() as session:
-            fetch = fetch_in(session)
-            await self._settle_all(fetch, action.scope, known, covered)
-            await insert_events(fetch, [action], self._store.limits.beside(action.covers))
-            if self._on_action is not None:
-                async with self._store.interruptible(session):
-                    await self._on_action(session, action)
+            await self._write(fetch_in(session), action, known, covered)
+            async with self._store.interruptible(session):
+                await self._on_action(session, action)
+
+    async def _write(
+        self, fetch: Fetch, action: ActionEvent, known: _Remembered[C], covered: list[Token]
+    ) -> None:
+        await self._settle_all(fetch, action.scope, known, covered)
+        await insert_events(fetch, [action], self._store.limits.beside(action.covers))
 
     async def _settle_all(
         self, fetch: Fetch, scope: Scope, known: _Remembered[C], covered: list[Token]

@@ -155,16 +155,21 @@ class EventStore:
                 await fetch_in(session)(NOTIFY)
                 after_commit(session, lambda: counters.published.add(new))
                 return new
-            async with (
-                self.pool.acquire() as connection,
-                connection.transaction(isolation=READ_COMMITTED),
-            ):
-                fetch = partial(connection.fetch, timeout=self._patience)
+            async with self.transaction() as fetch:
                 new = await insert_events(fetch, events, self.limits)
             if new:
                 counters.published.add(new)
                 self._wake.announce()
             return new
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Fetch]:
+        """Give a transaction for the store's own statements, without a session of yours."""
+        async with (
+            self.pool.acquire() as connection,
+            connection.transaction(isolation=READ_COMMITTED),
+        ):
+            yield partial(connection.fetch, timeout=self._patience)
 
     # Consuming
 
