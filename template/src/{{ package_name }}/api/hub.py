@@ -5,7 +5,7 @@ A client that does not read its messages is dropped: what it missed waits in the
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
 from ..config import Settings
@@ -61,18 +61,38 @@ class Hub:
         self._place = start
         self._settings = settings
         self._clients: set[_Client] = set()
+        self._wanted = asyncio.Event()
 
     @property
     def full(self) -> bool:
         """Whether another client would be one too many."""
         return len(self._clients) >= self._settings.api_max_connections
 
+    @property
+    def is_following(self) -> bool:
+        """Whether the log is followed: not before the first client, nor long after the last one."""
+        return self._wanted.is_set()
+
     async def run(self) -> None:
-        """Follow the log until cancelled."""
-        async for cursor, event in self._store.log.follow(self._place, Wanted()):
-            self._place = cursor
-            for client in self._clients:
-                client.offer(cursor, event)
+        """Follow the log until cancelled, while there are clients."""
+        while True:
+            await self._wanted.wait()
+            async with aclosing(self._store.log.follow(self._place, Wanted())) as found:
+                async for cursor, event in found:
+                    self._place = cursor
+                    for client in self._clients:
+                        client.offer(cursor, event)
+                    if not self._clients:
+                        self._wanted.clear()
+                        break
+
+    async def _begin(self) -> None:
+        """Follow the log from now on; clients read by themselves what came before."""
+        if not self._wanted.is_set():
+            now = await self._store.end()
+            if not self._wanted.is_set():  # another client may have come first
+                self._place = now
+                self._wanted.set()
 
     async def listen(
         self, wants: Wants, after: Cursor | None = None
@@ -90,6 +110,7 @@ class Hub:
         client = _Client(wants, self._settings.api_client_queue)
         self._clients.add(client)
         try:
+            await self._begin()
             start = place = after or await self._store.end()
             async for place, event in self._store.log.read_on(start, Wanted(*wants)):
                 yield place, event
