@@ -190,7 +190,7 @@ class Memory[C: Context]:
     def action_id(self, context: C) -> str:
         """Return the id that the next action of this context will have, the same on every retry.
 
-        Loops ask for it on behalf of the trigger, which comes next.
+        Loops ask for it right before the trigger, whose span begins here.
         """
         if decision := current_decision():
             decision.triggering()

@@ -62,7 +62,7 @@ def configure_observability(settings: Settings) -> None:
         service_name=os.environ.get("OTEL_SERVICE_NAME") or COMMAND,
         service_version=settings.version,
         environment=settings.environment,
-        console=False,  # `lines` cost half as much, and leave statements to traces
+        console=False,  # `lines` are written once a span, and leave statements to traces
         min_level=LEVELS[level],  # what is below costs nothing
         scrubbing=logfire.ScrubbingOptions(callback=_kept),
         additional_span_processors=[
@@ -106,7 +106,7 @@ def _kept(found: logfire.ScrubMatch) -> object:
 
 
 def _wants_quiet(settings: Settings) -> bool:
-    """Tell whether decisions that hold their event or filter it out are to have a span each.
+    """Return whether decisions that hold their event or filter it out have a span each.
 
     Without a collector, only the log would have them: from LOG_LEVEL=DEBUG on.
     """

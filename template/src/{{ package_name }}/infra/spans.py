@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind
 from opentelemetry.util.types import AttributeValue
 
 STEPS = __name__
-"""Who traces steps, by its name in OpenTelemetry."""
+"""The name of the instrumentation that traces steps."""
 
 TRACER = trace.get_tracer(STEPS)
 QUIET = frozenset({"held", "filtered out", "handed back"})
@@ -24,28 +24,28 @@ _kept = False
 
 
 def keep_quiet(keep: bool) -> None:
-    """Have a span for each quiet decision, too: something wants them, such as a collector of traces."""
+    """Choose whether each quiet decision has a span, as for a collector of traces."""
     global _kept
     _kept = keep
 
 
 def quiet_is_kept() -> bool:
-    """Tell whether quiet decisions have spans."""
+    """Return whether quiet decisions have spans."""
     return _kept
 
 
 def is_traced() -> bool:
-    """Tell whether something is under way that is traced."""
+    """Return whether the current request or decision is traced."""
     return trace.get_current_span() is not trace.INVALID_SPAN
 
 
 @contextmanager
 def step(name: str, **attributes: AttributeValue) -> Generator[Span]:
-    """Trace a step of the request or the decision that is under way, if one is."""
+    """Trace a step of the current request or decision; without one, trace nothing."""
     if not is_traced():
         yield trace.INVALID_SPAN
         return
-    # Whoever handles an exception logs it; here its name and text are enough.
+    # The handler of an exception logs its traceback; here its name and text are enough.
     with TRACER.start_as_current_span(name, attributes=attributes, record_exception=False) as span:
         yield span
 
@@ -54,7 +54,7 @@ def step(name: str, **attributes: AttributeValue) -> Generator[Span]:
 def shared_insert(spans: Sequence[Span], events: int) -> Generator[None]:
     """Trace a statement that inserts events of several requests: in the first, linked from the others.
 
-    The connection that runs it leaves no spans by itself.
+    The dedicated connection that runs it is not instrumented.
     """
     if not spans:
         yield

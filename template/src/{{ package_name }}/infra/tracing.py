@@ -1,4 +1,4 @@
-"""One trace from whoever publishes an event, through the decision on it, to whoever is told.
+"""One trace from the request that publishes an event, through its decision, to the push of the action.
 
 An event carries the W3C trace context of its publisher in its meta, so the trace goes on in whatever
 process takes it. A retry begins a trace of its own, linked to the first, or traces would never end.
@@ -49,7 +49,7 @@ def deciding_together(events: Iterable[Event], scope: Scope) -> "Decision":
 
 
 def note(**attributes: str | int) -> None:
-    """Add to the span of the decision that is under way, or to the one that is open."""
+    """Add attributes to the span of the current decision; without one, to the current span."""
     if (decision := current_decision()) is not None:
         decision.notes.update(attributes)
     else:
@@ -57,7 +57,7 @@ def note(**attributes: str | int) -> None:
 
 
 def current_decision() -> "Decision | None":
-    """Return the decision that is under way."""
+    """Return the decision whose block this is called in."""
     found = context.get_value(DECISION)
     return found if isinstance(found, Decision) else None
 
@@ -76,7 +76,7 @@ class Decision:
         self._trigger_name = "trigger"
         self._opened = self._triggered = 0
         """When the filter and the trigger began, in nanoseconds; 0 before that."""
-        self._filter_told = self._ended = False
+        self._filter_traced = self._ended = False
 
     def __enter__(self) -> Self:
         """Begin the decision; what is traced within the block starts its span."""
@@ -99,7 +99,7 @@ class Decision:
         if self._span is None and not quiet:
             self._started()
         elif self._span is None and quiet_is_kept():
-            self._span = self._start()  # alone: what it did is told by its outcome
+            self._span = self._start()  # alone: its outcome is enough
         self._ended = True
         self._end_trigger()
         if self._span is not None:
@@ -113,11 +113,11 @@ class Decision:
         """Note that the trigger comes next: what is traced from here on is within its span."""
         if not self._triggered:
             self._triggered = time.time_ns()
-            self._tell_filter()
+            self._trace_filter()
             context.attach(trace.set_span_in_context(LateSpan(self._started_trigger), self._within))
 
     def triggered(self, name: str) -> None:
-        """Note that the trigger of this name wants an action, which comes next."""
+        """End the trigger's span under its name: its action comes next."""
         if self._triggered:
             self._trigger_name = f"trigger.{name}"
             self._started_trigger()
@@ -128,12 +128,12 @@ class Decision:
     def _started(self) -> Span:
         """Return the decision's span; it is started with the time at which the decision began."""
         if self._span is None:
-            if self._ended:  # something that the decision left behind goes on in the event's trace
+            if self._ended:  # a background task that outlives the decision
                 return NonRecordingSpan(
                     trace.get_current_span(self._parent()[0]).get_span_context()
                 )
             self._span = self._start()
-            self._tell_filter()
+            self._trace_filter()
         return self._span
 
     def _start(self) -> Span:
@@ -167,10 +167,10 @@ class Decision:
             "waited": self._began / 1e9 - event.recorded_at.timestamp(),
         }
 
-    def _tell_filter(self) -> None:
+    def _trace_filter(self) -> None:
         """Trace the filter once it is over and the decision has a span."""
-        if self._span is not None and self._opened and self._triggered and not self._filter_told:
-            self._filter_told = True
+        if self._span is not None and self._opened and self._triggered and not self._filter_traced:
+            self._filter_traced = True
             within = trace.set_span_in_context(self._span)
             STEPS.start_span("filter", within, start_time=self._opened).end(self._triggered)
 
@@ -214,11 +214,11 @@ class LateSpan(Span):
         return self._started().get_span_context()
 
     def is_recording(self) -> bool:
-        """Tell whether what is added is kept."""
+        """Return whether the span records what is added."""
         return self._started().is_recording()
 
     def end(self, end_time: int | None = None) -> None:
-        """Leave that to the decision."""
+        """Do nothing: the decision ends its spans."""
 
     def set_attributes(self, attributes: Any) -> None:
         """Set some attributes."""
