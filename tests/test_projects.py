@@ -29,7 +29,7 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
         {},
         [
             *("losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"),
-            "ending_decisions",
+            *("ending_decisions", "in_order"),
         ],
     ),
     "batch loop": ({"loop": "batch"}, ["ending_decisions"]),

@@ -19,7 +19,7 @@ from my_agent.infra.store import EventStore
 from .journal import Journal, StartWorker, kill, stop, until_done, workers
 from .processes import PATIENCE, environment
 
-SCOPES, BUSY, EVENTS = 40, 300, 1_200  # scopes, events of one more scope, events of the others
+SCOPES, BUSY, EVENTS = 20, 100, 400  # scopes, events of one more scope, events of the others
 LONG = 4 * PATIENCE  # other projects are tested at the same time
 
 
