@@ -1,7 +1,7 @@
-"""A worker whose trigger writes down when it looks at which scope: `python -m tests.deciding JOURNAL`.
+"""A worker that writes down which event its filter and which scope its trigger looks at, and when.
 
-It acts on every five events of a scope. The journal's lines are in the order in which things happened,
-in all processes together.
+Run it with `python -m tests.deciding JOURNAL`. It acts on every five events of a scope. The journal's
+lines are in the order in which things happened, in all processes together.
 """
 
 import argparse
@@ -36,6 +36,7 @@ async def work(options: argparse.Namespace) -> None:
         return len(ctx.events) if len(ctx.events) >= ENOUGH else None
 
     def anything(event: Event, ctx: DecisionContext) -> bool:
+        note("looked", f"{event.scope}:{getattr(event, 'path', '')}")
         return True
 
     async with open_service(get_settings(), worker=False) as service:

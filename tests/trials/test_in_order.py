@@ -32,7 +32,7 @@ def journal(tmp_path: Path) -> Journal:
 @pytest.fixture
 async def start_worker(journal: Journal) -> AsyncGenerator[StartWorker]:
     """Start workers, which do not outlive the test."""
-    async with workers(journal, "ordered") as start_one:
+    async with workers(journal, "deciding") as start_one:
         yield start_one
 
 
