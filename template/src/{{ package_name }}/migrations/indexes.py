@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from ..config import Settings
 from ..core.types import Seconds
 from ..infra.database import CONNECT_TIMEOUT, StartupError, reason
+from ..infra.store.schema import UNCLAIMED
 
 type Say = Callable[[str], None]
 """Reports in a sentence how far a build has come."""
@@ -46,7 +47,6 @@ class StoreIndex(NamedTuple):
     """An index that only older code uses, dropped once this one is built."""
 
 
-UNCLAIMED = "lease IS NULL AND held_at IS NULL AND dead_at IS NULL"
 INDEXES = (
     StoreIndex("events_of_dropped", "events", "(scope, recorded_at) WHERE type = 'agent.dropped'"),
     StoreIndex(
