@@ -1,7 +1,7 @@
 # Everything runs in this repository's own folders: .tools/ has uv, .venv/ what uv installs, build/ what is rendered.
 .DEFAULT_GOAL := help
 UV := .tools/bin/uv
-.PHONY: help demo test test-quick test-changed containers bench soak docs picture release lint render clean
+.PHONY: help demo test test-quick test-changed containers lowest bench soak fuzz docs picture release lint render clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ test-changed: .tools/ready  ## Check what differs from the last commit, and what
 containers: .tools/ready  ## Build and run the rendered containers, with Docker
 	$(UV) run --quiet pytest -s tests/containers
 
+lowest: render  ## Test a rendered project on the oldest dependencies that it allows
+	rm -rf build/lowest
+	$(UV) run --quiet copier copy --quiet --defaults --vcs-ref HEAD build/template build/lowest
+	cd build/lowest && ../../$(UV) sync --quiet --resolution lowest-direct && ../../$(UV) run --no-sync pytest -q $(ARGS)
+
 bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows options
 	@$(UV) run --quiet --project build/my-agent --with-requirements benchmarks/requirements.txt \
 		python -m benchmarks $(ARGS)
@@ -33,8 +38,11 @@ bench: render  ## Measure the rendered store beside its peers; ARGS=--help shows
 soak: .tools/ready  ## Run a service under faults and account for every event; ARGS="--minutes 20 --seed 7"
 	@$(UV) run --quiet python -m soak $(ARGS)
 
-docs: .tools/ready  ## Build the documentation into build/site, strictly
-	$(UV) run --quiet python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
+fuzz: .tools/ready  ## Send a service hostile input and judge its answers; ARGS="--minutes 20 --seed 7"
+	@$(UV) run --quiet python -m fuzz $(ARGS)
+
+docs: .tools/ready  ## Build the documentation of each release and of main into build/site
+	@$(UV) run --quiet python -m tools.site
 	@echo "Read it at build/site/index.html"
 
 picture: .tools/ready  ## Draw what the demo prints into docs/demo.svg

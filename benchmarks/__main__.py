@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from my_agent.config import Settings
-from my_agent.infra.embedded import embedded_postgres
+from my_agent.infra.process.embedded import embedded_postgres
 
 from .conditions import SHIPPED, TUNED, Conditions, Side, loop_factory
 from .gate import Outcome

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from my_agent.serving import spare_collector
+from my_agent.serving import freeze_gc  # where older code has it, too
 
 IMPORTED = "benchmarks: imported"
 READY = "benchmarks: ready"
@@ -77,7 +77,7 @@ async def gate() -> float:
 
     The garbage collector is tuned as `serve` and `worker` do it, for every contender alike.
     """
-    spare_collector()
+    freeze_gc()
     print(READY, flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     return time.monotonic()

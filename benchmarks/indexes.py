@@ -22,7 +22,7 @@ import asyncpg
 from my_agent.config import Settings
 from my_agent.core.events import HTTPEvent
 from my_agent.infra.database import open_database
-from my_agent.infra.embedded import embedded_postgres
+from my_agent.infra.process.embedded import embedded_postgres
 from my_agent.infra.store import EventStore
 from my_agent.migrations import migrate
 from my_agent.migrations.indexes import INDEXES

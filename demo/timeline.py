@@ -18,8 +18,6 @@ def describe(line: dict[str, Any]) -> tuple[str, str] | None:
             verdict = "the trigger fires" if outcome == "acted" else "the trigger waits"
             events = f"{line['size']} event{'s' if line['size'] != 1 else ''}"
             return "decide", f"passed the filter, {events} gathered, {verdict}"
-        case "action {action_id}", _:
-            return "action", f"published as {line['action_id']}"
         case _:
             return None
 
@@ -100,3 +98,8 @@ class Timeline:
             if (told := describe(line)) is not None:
                 begun = line["time"] - line["seconds"]
                 self._told.append((begun, line["trace_id"], *told))
+            if line.get("outcome") == "acted":
+                action = line["action_id"]
+                self._told.append(
+                    (line["time"], line["trace_id"], "action", f"published as {action}")
+                )

@@ -1,5 +1,6 @@
 """The documentation site: `make docs` builds it, and fails on anything that is wrong."""
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -7,18 +8,29 @@ from tempfile import TemporaryDirectory
 
 from sphinx.application import Sphinx
 
-from demo.render import render, snapshot
+from demo.render import REPOSITORY, render, snapshot
+
+# `tools/site.py` sets these for each version that it builds.
+tree = Path(os.environ.get("DOCS_TREE", REPOSITORY))
+version = os.environ.get("DOCS_VERSION", "main")
 
 project = "Reflex"
 extensions = ["myst_parser", "sphinx_copybutton"]
 myst_heading_anchors = 3
 nitpicky = True
 html_theme = "furo"
-html_title = "Reflex"
+html_title = f"Reflex {version}"
+html_theme_options = {"announcement": os.environ.get("DOCS_NOTICE", "")}
 linkcheck_ignore = [r"https?://localhost"]
 
-RENDERED = ("patterns", "operations")
-"""Pages that every project has. Here they are those of the defaults, in place of a pointer to their source."""
+RENDERED = {
+    "patterns": "patterns",
+    "prompt-injection": "prompt-injection",
+    "operations": "operations",
+    "map": "architecture",
+}
+"""Pages that every project has, by the name that they have here. The site shows those of the defaults, in place
+of a pointer to their source."""
 
 LISTS = re.compile(r"^## (.+)\n\n((?:- .+\n)+)", re.MULTILINE)
 LINKS = re.compile(r"^- \[.+?\]\((.+?)\.md\)", re.MULTILINE)
@@ -42,6 +54,7 @@ def setup(app: Sphinx) -> None:
     """Render the defaults, whose pages are shown."""
     with TemporaryDirectory() as home:
         project = Path(home) / "project"
-        render(project, snapshot(Path(home) / "template"))
-        rendered = {name: (project / "docs" / f"{name}.md").read_text() for name in RENDERED}
+        render(project, snapshot(Path(home) / "template") if tree == REPOSITORY else tree)
+        pages = {name: project / "docs" / f"{page}.md" for name, page in RENDERED.items()}
+        rendered = {name: page.read_text() for name, page in pages.items() if page.exists()}
     app.connect("source-read", partial(complete, rendered))

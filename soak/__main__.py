@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .events import KINDS
 from .ledger import SHOWN, Check
@@ -41,7 +42,7 @@ def main() -> None:
         checks = asyncio.run(Run(options.minutes * 60, options.seed, answers, left_out).whole())
     except KeyboardInterrupt:
         sys.exit(130)
-    report(checks)
+    report(checks, LOGS)
     if not all(check.kept for check in checks):
         sys.exit(f"A promise was broken; logs of all processes, and all examples, are in {LOGS}.")
     shutil.rmtree(LOGS)
@@ -66,8 +67,8 @@ def parsed(args: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def report(checks: list[Check]) -> None:
-    """Print the account, and what is amiss in it."""
+def report(checks: list[Check], logs: Path) -> None:
+    """Print the account, and what is amiss in it; all examples are written into a folder."""
     width = max(len(check.promise) for check in checks)
     print(f"\n{'promised':{width}}  {'':6}  happened")
     for check in checks:
@@ -78,7 +79,7 @@ def report(checks: list[Check]) -> None:
             print(f"{'':{width}}          - {example}")
     for number, check in enumerate(checks):
         if not check.kept:
-            (LOGS / f"broken-{number}.txt").write_text("\n".join([check.promise, *check.examples]))
+            (logs / f"broken-{number}.txt").write_text("\n".join([check.promise, *check.examples]))
 
 
 if __name__ == "__main__":

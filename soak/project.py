@@ -15,7 +15,7 @@ PROJECT = HOME / "my-agent"
 PYTHON = PROJECT / ".venv" / "bin" / "python"
 UV = REPOSITORY / ".tools" / "bin" / "uv"
 INSIDE = Path(__file__).parent / "inside" / "agent"
-KEY = "soak"  # of the API
+KEY = "only-the-soak-has-this-key"  # of the API
 
 
 def prepare(loop: str, locks: str) -> None:

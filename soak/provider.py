@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -50,34 +50,14 @@ def providing() -> Generator[Provider]:
             server.shutdown()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    here: Provider
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers with JSON, and logs nothing."""
 
-    def do_POST(self) -> None:
-        """Answer a request as the provider fares just now."""
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.here.asked += 1
-        outage = self.here.outage
-        match outage:
-            case "down":
-                self.close_connection = True  # without an answer
-            case "hang":
-                self.here.over.wait()
-            case "" | "slow":
-                time.sleep(SLOW if outage else 0)
-                self._answer(200, _completion(request), {})
-            case _:
-                self.here.refused += 1
-                status, headers = REFUSALS[outage]
-                if outage == "429 until":
-                    headers = {"Retry-After": str(int(time.time()) + 3)}
-                error = {"message": f"the soak says {outage}", "type": "soak", "code": "soak"}
-                self._answer(status, {"error": error}, headers)
-
-    def _answer(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+    def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
+        """Send an answer."""
         text = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -92,6 +72,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing."""
+
+
+class _Handler(JsonHandler):
+    here: Provider
+
+    def do_POST(self) -> None:
+        """Answer a request as the provider fares just now."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.here.asked += 1
+        outage = self.here.outage
+        match outage:
+            case "down":
+                self.close_connection = True  # without an answer
+            case "hang":
+                self.here.over.wait()
+            case "" | "slow":
+                time.sleep(SLOW if outage else 0)
+                self.answer(200, _completion(request))
+            case _:
+                self.here.refused += 1
+                status, headers = REFUSALS[outage]
+                if outage == "429 until":
+                    headers = {"Retry-After": str(int(time.time()) + 3)}
+                error = {"message": f"the soak says {outage}", "type": "soak", "code": "soak"}
+                self.answer(status, {"error": error}, headers)
 
 
 def _completion(request: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ SHARED = BUILD / "test-env"
 PROJECTS = BUILD / "projects"
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
 NEXT = "99.0.0"  # what lies here, released
+AFTER_NEXT = "99.1.0"
 
 type Copy = Callable[..., Result]
 
@@ -143,7 +144,7 @@ def environment(template: Path) -> Path:
     assert synced.returncode == 0, synced.stderr
     more = [
         part
-        for folder in ("benchmarks", "tests/trials")
+        for folder in ("benchmarks", "tests/injected")
         for part in ("-r", REPOSITORY / folder / "requirements.txt")
     ]
     install = [UV, "pip", "install", "--quiet", "--python", SHARED / "bin" / "python", *more]
@@ -158,7 +159,7 @@ def cluster(environment: Path) -> Generator[str]:
     server = subprocess.Popen(
         [
             environment / "bin" / "python",
-            REPOSITORY / "tests" / "trials" / "cluster.py",
+            REPOSITORY / "tests" / "injected" / "cluster.py",
             BUILD / "cluster",
         ],
         env={**os.environ, "PYTHONPATH": str(source)},

@@ -95,6 +95,7 @@ def make_it_mine(project: Path) -> None:
     shutil.rmtree(package / "agent")
     write(package / "agent" / "__init__.py", AGENT)
     write(project / "tests" / "test_agent.py", TESTS.format(package=package.name))
+    (project / "tests" / "test_red_team.py").unlink(missing_ok=True)  # its tools are gone
     events = package / "core" / "events.py"
     insert(events, "# --- your event types end here ---", EVENT)
     insert(events, "        # --- your members end here", "        RoomEnteredEvent,\n")

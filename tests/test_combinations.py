@@ -14,8 +14,8 @@ import pytest
 
 from demo.render import BUILD, REPOSITORY
 
-from .closure import Closures, shape
 from .combinations import BEHAVIOUR, CODE, VALUES, Answers, Renderer, Trees, behaviours, code_in
+from .import_closure import Closures, shape
 
 HOME = BUILD / "trees"
 NOT_IN_THE_CODE = ("license", "ci", "python_version")
@@ -28,11 +28,16 @@ LONGEST_PATH = 200  # characters: Windows allows 260, and the project lies somew
 RESERVED = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$')  # in a name, on Windows
 RESERVED_NAMES = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
+ABOUT_THE_TEMPLATE = re.compile(
+    r"\b(?:the|this|our) templates?\b|\btemplate's\b|\bjinja\b|\bcookiecutter\b", re.IGNORECASE
+)
+"""Words that an owner has no use for: a rendered project is theirs. A *message template* is something else."""
+
 UNCHOSEN: dict[tuple[str, str], str] = {
     ("locks", "redis"): r"\bredis\b|valkey",
     ("locks", "postgres"): r"try_advisory_lock\(\$1::",  # migrations lock, too
     ("loop", "batch"): r"agent_batch_",
-    ("ci", "github"): r"github actions|\.github|renovate",
+    ("ci", "github"): r"github actions|\.github/|renovate",
     ("license", "MIT"): r"MIT License|\bMIT\b",
     ("license", "Apache-2.0"): r"Apache",
     ("license", "BSD-3-Clause"): r"BSD",
@@ -65,6 +70,17 @@ def test_every_combination_renders_and_nothing_of_the_template_is_left(trees: Tr
         left = re.findall(r"(?<![${])\{\{(?![.{]).*|\{%.*|\{#.*", text)
         assert not left, f"{name} was not rendered: {left[0]}"
         assert "\r" not in text, f"{name} has line ends that are not LF"
+
+
+def test_only_a_project_s_section_on_updates_is_about_the_template(trees: Trees) -> None:
+    for name, digest in trees.files():
+        text = trees.texts[digest].decode()
+        if name == "README.md":
+            before, updates, after = text.partition("\n## Updates\n")
+            assert updates, "README.md has no section on updates"
+            text = before + after.partition("\n## ")[2]
+        found = ABOUT_THE_TEMPLATE.search(text)
+        assert not found, f"{name} is about {found[0]!r}: write it for the owner of a project"
 
 
 def test_answers_that_no_code_depends_on_change_no_code(trees: Trees) -> None:
@@ -186,13 +202,17 @@ def code(trees: Trees, renderer: Renderer) -> dict[str, Path]:
 
 
 def test_every_distinct_code_can_be_imported(code: dict[str, Path], environment: Path) -> None:
-    command = [environment / "bin" / "python", REPOSITORY / "tests" / "trials" / "import_all.py"]
+    command = [environment / "bin" / "python", REPOSITORY / "tests" / "injected" / "import_all.py"]
     imported = subprocess.run(
         command, input="\n".join(map(str, code.values())), capture_output=True, text=True
     )
 
     assert imported.returncode == 0, imported.stdout[-5000:] + imported.stderr[-5000:]
     assert imported.stdout.splitlines()[-1] == f"{len(code)} imported"
+
+
+OF_EACH_TRIGGER = {"tests/test_agent.py", "tests/conftest.py"}
+"""Modules of tests that an owner's trigger may change."""
 
 
 @pytest.mark.parametrize("redis", [False, True], ids=["others", "redis"])
@@ -237,15 +257,16 @@ def types_of(
 ) -> set[tuple[str, str]]:
     """Return the modules of a project, each with a digest of what its types depend on.
 
-    Modules of tests, most of which rest on everything, are looked at in the projects that are tested,
-    in which every two answers meet.
+    Modules of tests, most of which depend on all code, are checked in the projects that are tested; those that
+    no trigger changes, in the projects of one trigger.
     """
     closures = Closures(code, texts)
-    tested = {what_code_is_of(behaviour) for behaviour in behaviours()}
+    tested = what_code_is_of(answers) in {what_code_is_of(behaviour) for behaviour in behaviours()}
+    usual = answers["trigger"] == VALUES["trigger"][0]
     return {
         (path, closures.types_of(path))
         for path in code
-        if not path.startswith("tests/") or what_code_is_of(answers) in tested
+        if not path.startswith("tests/") or (tested and (usual or path in OF_EACH_TRIGGER))
     }
 
 

@@ -2,7 +2,7 @@
 
 Every block of code is in a language that is known here, and either data or something to run. What is to be
 run is run, or says why not: in a page of this repository by a comment before it, `<!-- test: ... -->`; for
-the pages of a rendered project, which have no such comments, by a table below. `reader.py` says what the words of both mean.
+the pages of a rendered project, which have no such comments, by a table below. `doc_runner.py` says what the words of both mean.
 """
 
 import re
@@ -16,8 +16,8 @@ import pytest
 
 from demo.render import REPOSITORY, render
 
-from .conftest import COUNTS
-from .reader import RUN, Block, Reader
+from .conftest import COUNTS, RELEASES
+from .doc_runner import RUN, Block, DocRunner
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
 BLOCK = re.compile(
@@ -27,13 +27,15 @@ BLOCK = re.compile(
 )
 COMMENT = re.compile(r"<!-- test: ")
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
+WORKFLOW = re.compile(r"^\.\./\.\./actions/workflows/([^/]+)(/badge\.svg)?$")
+"""A workflow's page on GitHub and its badge, relative to a page at the root: its repository may have any owner."""
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 
-DATA = ("text", "ini", "yaml", "json", "diff")
+DATA = ("text", "ini", "yaml", "json", "diff", "jinja", "powershell")
 FOLLOWED = [["tutorial.md", "updating.md"], ["questions.md"]]
-"""Pages that are followed, each group by one reader in one folder."""
+"""Pages that are followed, each group by one runner in one folder."""
 
-OF_PROJECT = [
+PROJECT_BLOCKS = [
     ("README.md", "my-agent dev", "background"),
     ("README.md", "my-agent tail", "watch"),
     ("README.md", "for n in", "shows agent.action"),
@@ -42,11 +44,14 @@ OF_PROJECT = [
     ("README.md", "uv run pytest", "collect"),
     ("operations.md", "docker", "skip: it needs Docker, which `make containers` is for"),
     ("operations.md", "make secrets", "prints secrets/openai_api_key"),
+    ("operations.md", "--types operator.action", ""),
+    ("operations.md", "why EVENT_ID", "dead letter"),
     ("operations.md", "dlq show", "dead letter"),
     ("operations.md", "prune", "prints Deleted"),
     ("operations.md", "--types agent.dropped", ""),
     ("operations.md", "order.removed", "skip: it needs events of a type that was removed"),
     ("operations.md", "--publish-to", ""),
+    ("prompt-injection.md", "test_red_team.py", "collect"),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
 ]
 """For blocks of a project's pages, in order: the page, a part of the block, and what is done with it."""
@@ -78,7 +83,9 @@ def blocks_of_project(project: Path) -> list[Block]:
     for block in found:
         if block.language in RUN:
             treatments = (
-                how for page, part, how in OF_PROJECT if page == block.page and part in block.text
+                how
+                for page, part, how in PROJECT_BLOCKS
+                if page == block.page and part in block.text
             )
             block.how = next(treatments, "unknown")
     return found
@@ -116,7 +123,7 @@ def test_every_block_of_code_is_run_or_says_why_not(project: Path) -> None:
     ]
 
     assert not unruly, "follow these pages, or say why not"
-    assert not untreated, "say in OF_PROJECT what is done with them"
+    assert not untreated, "say in PROJECT_BLOCKS what is done with them"
 
 
 def test_every_comment_about_a_block_stands_before_one() -> None:
@@ -139,20 +146,26 @@ def test_every_link_within_the_repository_leads_somewhere(project: Path) -> None
         f"{page.name}: {link}"
         for page in [*PAGES, *pages_of(project)]
         for link in LINK.findall(CODE.sub("", page.read_text()))
-        if not (page.parent / link).exists()
+        if not (page.parent / WORKFLOW.sub(r".github/workflows/\1", link)).exists()
     ]
 
     assert not dead
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    sphinx = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
-    built = subprocess.run(
-        [*sphinx, "docs", tmp_path], cwd=REPOSITORY, capture_output=True, text=True
-    )
+def test_the_site_builds_without_a_warning_and_has_the_pages_of_every_release(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "tools.site", "--target", tmp_path]
+    built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
+    newest = [*RELEASES][-1]
     assert built.returncode == 0, built.stderr
-    assert "EVENT_MAX_ATTEMPTS" in (tmp_path / "operations.html").read_text(), "a rendered page"
+    assert f"url={newest}/index.html" in (tmp_path / "index.html").read_text()
+    for version in (*RELEASES, "main"):
+        assert f"Reflex {version}</title>" in (tmp_path / version / "tutorial.html").read_text()
+    unreleased = (tmp_path / "main" / "operations.html").read_text()
+    assert f"<code>copier copy</code> renders {newest}" in unreleased
+    assert "EVENT_MAX_ATTEMPTS" in unreleased, "a rendered page"
 
 
 def test_the_demo_shows_an_agent_at_work() -> None:
@@ -169,24 +182,24 @@ def test_the_demo_shows_an_agent_at_work() -> None:
 
 @pytest.mark.parametrize("pages", FOLLOWED, ids=["-".join(group) for group in FOLLOWED])
 def test_a_page_does_what_it_says(
-    pages: list[str], reader: Reader, request: pytest.FixtureRequest
+    pages: list[str], runner: DocRunner, request: pytest.FixtureRequest
 ) -> None:
     for number, page in enumerate(pages):
         if number:
-            reader.stop()
-            reader.release_another_version()
-        ran = reader.follow(block for block in blocks() if block.page == page)
+            runner.stop()
+            runner.release_another_version()
+        ran = runner.follow(block for block in blocks() if block.page == page)
         assert ran, f"{page} has nothing to follow"
         count(ran, request.config)
 
 
 def test_the_pages_of_a_project_do_what_they_say(
-    project: Path, reader: Reader, request: pytest.FixtureRequest
+    project: Path, runner: DocRunner, request: pytest.FixtureRequest
 ) -> None:
-    reader.place = project
-    reader.env["PATH"] = f"{project / '.venv' / 'bin'}:{reader.env['PATH']}"
+    runner.place = project
+    runner.env["PATH"] = f"{project / '.venv' / 'bin'}:{runner.env['PATH']}"
 
-    ran = reader.follow(blocks_of_project(project))
+    ran = runner.follow(blocks_of_project(project))
 
     count(ran, request.config)
 
@@ -198,8 +211,8 @@ def count(ran: int, config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def reader(template: Path, tmp_path: Path) -> Generator[Reader]:
-    """Somebody who follows pages, in an empty folder."""
-    somebody = Reader(template, tmp_path)
+def runner(released: Path, tmp_path: Path) -> Generator[DocRunner]:
+    """Somebody who follows pages, in an empty folder; Copier renders the next release for them."""
+    somebody = DocRunner(released, tmp_path)
     yield somebody
     somebody.leave()

@@ -6,7 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,9 +18,11 @@ import yaml
 from demo.render import BUILD, IDENTITY, REPOSITORY, git
 
 from .combinations import Renderer, Trees
+from .conftest import UV
 
 HOME = BUILD / "pipelines"
 ACTIONLINT = BUILD / "actionlint"
+MODIFIED = "2026-01-01T00:00:00Z"
 
 SCHEMAS: dict[str, str] = {
     ".github/workflows/*.yml": "vendor.github-workflows",
@@ -116,6 +122,91 @@ def test_renovate_finds_all_that_the_template_pins(manager: str) -> None:
 
     assert pinning
     assert not [name for name in pinning if not any(pattern.search(name) for pattern in patterns)]
+
+
+def test_renovate_pins_digests_here_and_in_projects(rendered: Path) -> None:
+    for path in (
+        REPOSITORY / ".github",
+        *(each.parent for each in rendered.rglob("renovate.json")),
+    ):
+        extends = json.loads((path / "renovate.json").read_text())["extends"]
+        assert {"docker:pinDigests", "helpers:pinGitHubActionDigests"} <= set(extends), path
+
+
+@pytest.fixture
+def osv() -> Generator[list[dict[str, Any]]]:
+    """A source of vulnerabilities at 127.0.0.1; what it answers about the first dependency, and its port."""
+    first: dict[str, Any] = {}
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["queries"]
+            self._send({"results": [first, *({} for _ in asked[1:])]})
+
+        def do_GET(self) -> None:
+            self._send({"id": "GHSA-0000-0000-0000", "modified": MODIFIED, "affected": []})
+
+        def _send(self, value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep the output for the tests."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield [first, {"port": server.server_port}]
+        server.shutdown()
+
+
+def audit(environment: Path, url: str, tmp_path: Path) -> tuple[int, str, str]:
+    """Run the audit of a rendered project; return its exit code, its output and the run's summary."""
+    summary = tmp_path / "summary"
+    env = {
+        **os.environ,
+        "PATH": f"{UV.parent}:{os.environ['PATH']}",
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "UV_HTTP_RETRIES": "0",
+    }
+    ran = subprocess.run(
+        ["bash", ".github/audit.sh", "--service-url", url],
+        cwd=BUILD / "project-of-test-env",
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    told = summary.read_text() if summary.exists() else ""
+    return ran.returncode, ran.stdout + ran.stderr, told
+
+
+def test_an_audit_fails_by_a_known_vulnerability(
+    environment: Path, osv: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    first, at = osv
+    url = f"http://127.0.0.1:{at['port']}"
+
+    clean = audit(environment, url, tmp_path)
+    first["vulns"] = [{"id": "GHSA-0000-0000-0000", "modified": MODIFIED}]
+    code, said, told = audit(environment, url, tmp_path)
+
+    assert (clean[0], clean[2]) == (0, "")
+    assert "::" not in clean[1]
+    assert (code, told) == (1, "")
+    assert "GHSA-0000-0000-0000" in said
+    assert "::error title=Known vulnerabilities::" in said
+
+
+def test_an_audit_that_reaches_no_source_does_not_pass_silently(
+    environment: Path, tmp_path: Path
+) -> None:
+    code, said, told = audit(environment, "http://127.0.0.1:1", tmp_path)
+
+    assert code == 0
+    assert "::warning title=Nothing was audited::" in said
+    assert "no dependency was looked up" in told
 
 
 @pytest.mark.parametrize(

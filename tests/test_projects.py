@@ -19,12 +19,13 @@ import pytest
 
 from demo.render import BUILD, REPOSITORY, git, render
 
-from .closure import Closures
 from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behaviours, named
 from .conftest import COUNTS, PROJECTS, SHARED, Project, sync
+from .import_closure import Closures
 
 AT_ONCE = 4  # projects that are tested at the same time: their tests wait as long as they work
-TRIALS: dict[str, tuple[Answers, list[str]]] = {
+MANY = 40  # modules of tests: one process would be at them when all others have long finished
+INJECTED: dict[str, tuple[Answers, list[str]]] = {
     "store": (
         {},
         [
@@ -35,40 +36,66 @@ TRIALS: dict[str, tuple[Answers, list[str]]] = {
     "batch loop": ({"loop": "batch"}, ["ending_decisions"]),
     "fleet with postgres": (
         {"locks": "postgres", "loop": "realtime"},
-        ["fleet", "ending_decisions"],
+        ["fleet", "ending_decisions", "in_order"],
     ),
-    "fleet with redis": ({"locks": "redis", "loop": "parallel"}, ["fleet", "ending_decisions"]),
+    "fleet of batches": ({"locks": "postgres", "loop": "batch"}, ["in_order"]),
+    "fleet with redis": (
+        {"locks": "redis", "loop": "parallel"},
+        ["fleet", "ending_decisions", "in_order"],
+    ),
 }
-"""What only this repository tries: the answers of a project, and the modules that are put into it."""
+"""What only this repository runs_with: the answers of a project, and the modules that are put into it."""
 
 FIRST_RELEASE = next(iter(tomllib.loads((REPOSITORY / "releases.toml").read_text()).values()))
 USUAL_LOOP = VALUES["loop"][0]
 
-TRIED = "error_threshold"
+USUAL_TRIGGER = "error_threshold"
 """The trigger with which most is tried."""
 
-OF_THE_AGENT = ("agent", "architecture", "patterns", "trace")
-"""Modules of tests that are tried with every trigger: all others meet each loop and each kind of locks with one."""
+AGENT_TESTS = ("agent", "architecture")
+"""Modules of tests that are tried with every loop, trigger and kind of locks.
 
-OF_THE_STORE = (
-    *("dropped", "isolation", "migrations", "readable", "store", "store_latest", "store_log"),
-    *("store_operating", "store_publishing", "store_subscribers", "text", "unreadable", "versions"),
+All others meet one trigger. Those that no list below has are tried with each loop and the usual locks, and with
+each kind of locks and the usual loop.
+"""
+
+STORE_TESTS = (
+    *("api", "dropped", "held", "hub", "isolation", "locks", "memory", "migrations", "order"),
+    *("scoped_locks", "store", "store_latest", "store_log", "store_operating"),
+    *("store_publishing", "store_subscribers", "unreadable", "versions"),
 )
 """What is tried for every kind of locks, whatever the loop: it looks at what lies below them."""
 
-OF_PROCESSES = (
+PROCESS_TESTS = (
     *("cli", "cli_log", "cli_queue", "embedded", "forward", "heartbeat", "silent_connection"),
     *("start", "stop", "telemetry", "unavailable"),
 )
 """The same, about starting processes and watching them."""
 
-OF_NO_ANSWER = ("indexes", "listening", "revisions", "terminal")
+ANSWER_INDEPENDENT_TESTS = (
+    *(
+        "api_clients",
+        "breaker",
+        "bytes",
+        "context",
+        "deadlines",
+        "deprecated",
+        "erasing",
+        "headers",
+    ),
+    *("hostile_rows", "indexes", "intake", "kept", "keys", "listening", "operators", "prompt"),
+    *("rates", "readable", "reads", "refusals", "requests", "revisions", "roles", "service_ids"),
+    *("sinks", "terminal", "text", "why"),
+)
 """What knows nothing of loops and locks, and is tried once."""
+
+WAITING_TESTS = ("outages", "silent_connection", "stop")
+"""What mostly waits until limits pass. A project's other modules are tried meanwhile."""
 
 OWN_ENVIRONMENT = [("3.12", "memory"), ("3.13", "postgres"), ("3.13", "redis")]
 """Pythons and locks that are tried with what `uv sync` installs for just that project."""
 
-ON_THEIR_OWN = (
+SMOKE_TESTS = (
     "tests/test_agent.py",
     "tests/test_api.py",
     "tests/test_clients.py",
@@ -83,12 +110,27 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
     env.pop("DATABASE_URL", None)
     if url is not None:
         env["DATABASE_URL"] = url
-    command = [project.python, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *project.modules]
-    tested = subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
+    waiting = [name for name in project.modules if short_name(name) in WAITING_TESTS]
+    working = [name for name in project.modules if name not in waiting]
+    halves = [working[::2], working[1::2]] if len(working) > MANY else [working]
+    parts = [*halves, waiting]
+
+    def run(modules: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [project.python, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *modules]
+        return subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        runs = list(pool.map(run, filter(None, parts)))
     package = next((project.path / "src").iterdir()).name
-    clean = f"from {package}.infra.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
+    clean = f"from {package}.infra.process.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
     subprocess.run([project.python, "-c", clean], cwd=project.path, env=env, check=True)
-    return tested
+    nothing_failed = subprocess.CompletedProcess("", 0, "", "")
+    return next((run for run in runs if run.returncode != 0), nothing_failed)
+
+
+def short_name(module: str) -> str:
+    """Return the name of a module of tests without what all of them have."""
+    return module.removeprefix("tests/test_").removesuffix(".py")
 
 
 def share(projects: dict[str, Project], trees: Trees) -> None:
@@ -105,9 +147,9 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         for name in sorted(project.tree):
             if name.startswith("tests/test_"):
                 key = (name, closures.tests_of(name))
-                processes = closures.starts_processes(name)
-                here = tries(project.answers, name, processes=processes)
-                if (key not in known and here) or (alone and name in ON_THEIR_OWN):
+                if (key not in known and runs_with(project.answers, name)) or (
+                    alone and name in SMOKE_TESTS
+                ):
                     project.modules.append(name)
                     known.add(key)
     if not trees.before:
@@ -116,19 +158,19 @@ def share(projects: dict[str, Project], trees: Trees) -> None:
         assert {name for name, _ in known} == tests, "each module of tests is tried somewhere"
 
 
-def tries(answers: Answers, module: str, *, processes: bool) -> bool:
+def runs_with(answers: Answers, module: str) -> bool:
     """Tell whether a module of tests is tried with these answers."""
-    name = module.removeprefix("tests/test_").removesuffix(".py")
-    if name in OF_THE_AGENT:
+    name = short_name(module)
+    if name in AGENT_TESTS:
         return True
     usual_loop, usual_locks = (answers[each] == VALUES[each][0] for each in ("loop", "locks"))
-    if name in OF_NO_ANSWER:
+    if name in ANSWER_INDEPENDENT_TESTS:
         usual = usual_loop and usual_locks
-    elif name in OF_THE_STORE or name in OF_PROCESSES:
+    elif name in STORE_TESTS or name in PROCESS_TESTS:
         usual = usual_loop
-    else:  # processes take seconds: each loop, and each kind of locks
-        usual = usual_loop or usual_locks or not processes
-    return usual and answers["trigger"] == TRIED
+    else:
+        usual = usual_loop or usual_locks
+    return usual and answers["trigger"] == USUAL_TRIGGER
 
 
 @pytest.fixture(scope="session")
@@ -144,10 +186,16 @@ def tested(
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(AT_ONCE)
         stack.callback(pool.shutdown, cancel_futures=True)
-        trials = () if trees.before else TRIALS
-        yield {name: pool.submit(try_out, name, template) for name in trials} | {
-            name: pool.submit(prepare_and_test, project, cluster)
-            for name, project in projects.items()
+        injected = () if trees.before else INJECTED
+        # What takes longest begins first, or the end of the run would wait for it alone.
+        longest = sorted(projects, key=lambda name: len(projects[name].modules), reverse=True)
+        large = sum(len(project.modules) > MANY for project in projects.values())
+        runs = {
+            name: pool.submit(prepare_and_test, projects[name], cluster) for name in longest[:large]
+        }
+        runs |= {name: pool.submit(run_injected, name, template) for name in injected}
+        yield runs | {
+            name: pool.submit(prepare_and_test, projects[name], cluster) for name in longest[large:]
         }
 
 
@@ -160,12 +208,12 @@ def prepare_and_test(project: Project, url: str) -> subprocess.CompletedProcess[
     return run_tests(project, url)
 
 
-def try_out(name: str, template: Path) -> subprocess.CompletedProcess[str]:
-    """Run trials in a project of their own."""
-    answers, modules = TRIALS[name]
+def run_injected(name: str, template: Path) -> subprocess.CompletedProcess[str]:
+    """Run injected in a project of their own."""
+    answers, modules = INJECTED[name]
     path = PROJECTS / name.replace(" ", "-")
     render(path, template, answers)
-    shutil.copytree(REPOSITORY / "tests" / "trials", path / "tests", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "tests" / "injected", path / "tests", dirs_exist_ok=True)
     released = git(
         "show",
         f"{FIRST_RELEASE}:variants/loops/{answers.get('loop', USUAL_LOOP)}.py",
@@ -212,7 +260,7 @@ def test_every_dependency_is_imported_and_every_import_is_installed(
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("name", [*TRIALS, *map(named, behaviours())])
+@pytest.mark.parametrize("name", [*INJECTED, *map(named, behaviours())])
 def test_a_projects_own_tests_pass(
     tested: dict[str, "Future[subprocess.CompletedProcess[str]]"],
     name: str,

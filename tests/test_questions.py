@@ -1,5 +1,6 @@
 """The questions: each explains itself, and a wrong answer is refused with one sentence."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,53 +9,66 @@ from demo.render import REPOSITORY
 
 from .conftest import Copy
 
-REFUSED = [
-    ("project_name", "A", "use 2 to 40 characters"),
-    ("project_name", "7 Agents", "a letter first"),
-    ("project_name", "A" * 41, "use 2 to 40 characters"),
-    ("project_name", 'My "Agent"', "letters, digits"),
-    ("package_name", "a", "use 2 to 30"),
-    ("package_name", "My_Agent", "lower-case"),
-    ("package_name", "my-agent", "lower-case"),
-    ("package_name", "a" * 31, "use 2 to 30"),
-    ("package_name", "class", "a word of Python itself"),
-    ("package_name", "match", "a word of Python itself"),
-    ("package_name", "json", "Python's standard library"),
-    ("package_name", "fastapi", "something that the service depends on"),
-    ("package_name", "tests", "something that the service depends on"),
-    ("description", "", "write one line"),
-    ("description", 'say "hello"', "without quotation marks"),
-    ("description", "two\nlines", "write one line"),
-    ("author_name", "back\\slash", "write one line"),
-    ("author_email", "nobody", "ada@example.com"),
+COLUMNS = 80
+"""The width of a terminal, of which Copier's own words take about half."""
+
+CONNECT_ERRORS = [
+    ("project_name", "A", "use 2 to 40 characters."),
+    ("project_name", "7 Agents", "begin with a letter"),
+    ("project_name", "A" * 41, "use 2 to 40 characters."),
+    ("project_name", 'My "Agent"', "use letters, digits, spaces, . _ -"),
+    ("project_name", "My Agent\n", "use letters, digits, spaces, . _ -"),
+    ("project_name", "My Agent.", "end with a letter or a digit."),
+    ("package_name", "a", "use 2 to 30 characters."),
+    ("package_name", "My_Agent", "begin with a letter, a to z."),
+    ("package_name", "my-agent", "use a to z, 0 to 9 and _ only."),
+    ("package_name", "my_", "end with a letter or a digit."),
+    ("package_name", "a" * 31, "use 2 to 30 characters."),
+    ("package_name", "class", "choose another: class is a keyword"),
+    ("package_name", "match", "choose another: match is a keyword"),
+    ("package_name", "json", "choose another: json is a module"),
+    ("package_name", "fastapi", "choose another: fastapi is a name"),
+    ("package_name", "tests", "choose another: tests is a name"),
+    ("description", "", "write one line of 1 to 100"),
+    ("description", 'say "hello"', "leave out quotation marks and"),
+    ("description", "two\nlines", "leave out invisible characters."),
+    ("description", "invisible \x7f", "leave out invisible characters."),
+    ("description", " hello", "leave out the space at either end."),
+    ("author_name", "back\\slash", "leave out quotation marks and \\ `"),
+    ("author_name", "A" * 81, "write one line of 1 to 80"),
+    ("author_email", "nobody", "write it like ada@example.com."),
+    ("author_email", "ada@example.com\n", "write it like ada@example.com."),
     ("license", "GPL", "Invalid choice"),
     ("python_version", "3.11", "Invalid choice"),
     ("loop", "fast", "Invalid choice"),
     ("trigger", "never", "Invalid choice"),
     ("locks", "zookeeper", "Invalid choice"),
     ("ci", "jenkins", "Invalid choice"),
-    ("event_types", "order", "write names with their fields"),
-    ("event_types", "7", "write names with their fields"),
-    ("event_types", "{Order: {a: str}}", "no name for an event"),
-    ("event_types", "{a..b: {a: str}}", "no name for an event"),
-    ("event_types", f"[{'a' * 37}]", "no name for an event"),
-    ("event_types", "[order.placed, 7]", "no name for an event"),
-    ("event_types", "[ws.message]", "clashes with an event type"),
-    ("event_types", "[http.request]", "clashes with an event type"),
-    ("event_types", "[timer]", "clashes with an event type"),
-    ("event_types", "[agent.dropped]", "clashes with an event type"),
-    ("event_types", "[agent_dropped]", "clashes with an event type"),
-    ("event_types", "[base]", "clashes with an event type"),
-    ("event_types", "[order.placed, order_placed]", "a second class OrderPlacedEvent"),
-    ("event_types", "{order.placed: str}", "needs its fields as a mapping"),
-    ("event_types", "{order.placed: {order id: str}}", "no name for one"),
-    ("event_types", "{order.placed: {class: str}}", "no name for one"),
-    ("event_types", "{order.placed: {id: str}}", "a name that the service uses already"),
-    ("event_types", "{order.placed: {model_x: str}}", "a name that the service uses already"),
-    ("event_types", "{order.placed: {total: decimal}}", "has the type decimal"),
-    ("event_types", "{order.placed: {total: 'list[list[str]]'}}", "has the type list[list[str]]"),
-    ("event_types", "{order.placed: {total: null}}", "has the type"),
-    ("event_types", f"[{', '.join(f'type.n{n}' for n in range(51))}]", "at most 50"),
+    ("event_types", "order", "write order.placed: {order_id: str}"),
+    ("event_types", "7", "write order.placed: {order_id: str}"),
+    ("event_types", "{Order: {a: str}}", "rename Order: use 2 to 36"),
+    ("event_types", "{a..b: {a: str}}", "rename a..b: use 2 to 36"),
+    ("event_types", f"[{'a' * 37}]", "rename aaaa"),
+    ("event_types", '["order.placed\\x85\\n"]', "rename order.placed??: use"),
+    ("event_types", "[order.placed, 7]", "rename 7: use 2 to 36"),
+    ("event_types", "[ws.message]", "rename ws.message: it clashes"),
+    ("event_types", "[http.request]", "rename http.request: it"),
+    ("event_types", "[timer]", "rename timer: it clashes with"),
+    ("event_types", "[agent.dropped]", "rename agent.dropped: it"),
+    ("event_types", "[agent_dropped]", "rename agent_dropped: it"),
+    ("event_types", "[operator.action]", "rename operator.action: it"),
+    ("event_types", "[base]", "rename base: it clashes with"),
+    ("event_types", "[order.placed, order_placed]", "rename order_placed: it makes"),
+    ("event_types", "{order.placed: str}", "write fields as {order_id: str};"),
+    ("event_types", "{order.placed: {order id: str}}", "rename field order id of"),
+    ("event_types", "{order.placed: {class: str}}", "rename field class of"),
+    ("event_types", "{order.placed: {id: str}}", "rename field id of"),
+    ("event_types", "{order.placed: {version: str}}", "rename field version of"),
+    ("event_types", "{order.placed: {model_x: str}}", "rename field model_x of"),
+    ("event_types", "{order.placed: {total: decimal}}", "use str, int, float, bool, datetime"),
+    ("event_types", "{order.placed: {total: 'list[list[str]]'}}", "use str, int, float, bool,"),
+    ("event_types", "{order.placed: {total: null}}", "use str, int, float, bool,"),
+    ("event_types", f"[{', '.join(f'type.n{n}' for n in range(51))}]", "use at most 50 types."),
 ]
 
 ACCEPTED = [
@@ -82,7 +96,7 @@ ACCEPTED = [
 ]
 
 
-@pytest.mark.parametrize(("question", "answer", "sentence"), REFUSED)
+@pytest.mark.parametrize(("question", "answer", "sentence"), CONNECT_ERRORS)
 def test_a_wrong_answer_is_refused_with_a_sentence(
     copy: Copy, question: str, answer: str, sentence: str
 ) -> None:
@@ -90,7 +104,7 @@ def test_a_wrong_answer_is_refused_with_a_sentence(
 
     assert refused.exception is not None, f"{question}={answer} was accepted"
     assert question in str(refused.exception), "the sentence names the question"
-    assert sentence in str(refused.exception)
+    assert sentence in str(refused.exception)[:COLUMNS], "a prompt cuts the remedy"
 
 
 @pytest.mark.parametrize(("question", "answer"), ACCEPTED)
@@ -112,6 +126,16 @@ def test_each_question_explains_itself_and_is_documented(
         assert "On update" in section, f"docs/questions.md does not say what updates do to {name}"
 
 
+def test_the_page_has_the_names_that_are_reserved() -> None:
+    validator = (REPOSITORY / "variants" / "event_types" / "validate.jinja").read_text()
+    [reserved] = re.findall(r"set reserved = '(.*?)'", validator)
+    section = (REPOSITORY / "docs" / "questions.md").read_text().partition("## event_types\n")[2]
+
+    missing = [name for name in reserved.split() if f"`{name}`" not in section]
+
+    assert not missing
+
+
 def test_each_question_has_a_good_and_a_bad_answer_here(questions: dict[str, Any]) -> None:
-    assert {question for question, *_ in REFUSED} == set(questions)
+    assert {question for question, *_ in CONNECT_ERRORS} == set(questions)
     assert {question for question, _ in ACCEPTED} == set(questions)

@@ -15,6 +15,8 @@ from .owner import commit
 
 GREEN = "def test_updates() -> None: ...\n"
 RED = "def test_updates() -> None:\n    raise AssertionError\n"
+FIRST = '"0.1.0" = '
+COMMIT = tomllib.loads((REPOSITORY / "releases.toml").read_text())["0.1.0"]
 GH = """#!/bin/sh
 # Notes what it is asked, and knows no release but that of RELEASED.
 case "$*" in
@@ -26,7 +28,7 @@ esac
 
 @pytest.fixture
 def repository(template: Path, tmp_path: Path) -> Path:
-    """A clone in which updates are quickly tried, with something to release."""
+    """A clone with one release, in which updates are quickly tried, and with something to release."""
     clone = tmp_path / "reflex"
     git("clone", "--quiet", str(template), str(clone), at=tmp_path)
     git("branch", "--move", "--force", "main", at=clone)
@@ -34,7 +36,13 @@ def repository(template: Path, tmp_path: Path) -> Path:
     changelog.write_text(
         changelog.read_text().replace("## Unreleased\n", "## Unreleased\n\n- More.\n")
     )
+    releases = clone / "releases.toml"
+    releases.write_text(releases.read_text().partition(FIRST)[0] + f'{FIRST}"{COMMIT}"\n')
+    (clone / "README.md").write_text(
+        "Try `my-agent forecast` (unreleased). Write `(unreleased)`.\n"
+    )
     (clone / "tests" / "test_updates.py").write_text(GREEN)
+    (clone / "tests" / "test_docs.py").write_text(GREEN)
     (clone / "tests" / "conftest.py").unlink()
     (clone / ".gitignore").write_text("__pycache__/\n.pytest_cache/\n")
     commit(clone, "Something new")
@@ -60,6 +68,8 @@ def test_a_release_names_its_commit_and_moves_its_notes(repository: Path) -> Non
     named = tomllib.loads((repository / "releases.toml").read_text())["98.0.0"]
     assert named == git("rev-parse", "HEAD~1", at=repository).strip()
     assert 'version = "98.0.0"' in git("show", f"{named}:pyproject.toml", at=repository)
+    page = git("show", f"{named}:README.md", at=repository)
+    assert page == "Try `my-agent forecast` (since 98.0.0). Write `(unreleased)`.\n"
     assert release(repository, "--notes", "98.0.0").stdout.startswith("- More.")
     assert release(repository, "--notes", "Unreleased").returncode == 1
 
@@ -111,7 +121,7 @@ def test_what_projects_cannot_be_updated_to_is_no_release(repository: Path) -> N
 
 @pytest.mark.parametrize("version", tomllib.loads((REPOSITORY / "releases.toml").read_text()))
 def test_every_release_has_notes(version: str) -> None:
-    assert release(REPOSITORY, "--notes", version).stdout.startswith("### Added")
+    assert release(REPOSITORY, "--notes", version).stdout.startswith("### ")
 
 
 def test_notes_that_are_missing_are_an_error(repository: Path) -> None:

@@ -16,7 +16,7 @@ TREE = """
 docker/Dockerfile docker/Dockerfile.dev docker/docker-compose.yml docker-compose.yml
 src/my_agent/__init__.py src/my_agent/py.typed src/my_agent/config.py src/my_agent/cli/__init__.py
 src/my_agent/infra/__init__.py src/my_agent/infra/database.py src/my_agent/infra/store/__init__.py
-src/my_agent/infra/locks.py src/my_agent/infra/observability.py src/my_agent/infra/embedded.py
+src/my_agent/infra/locks.py src/my_agent/infra/observability.py src/my_agent/infra/process/embedded.py
 src/my_agent/infra/timers.py src/my_agent/core/__init__.py src/my_agent/core/events.py
 src/my_agent/core/context.py src/my_agent/core/deps.py src/my_agent/core/types.py
 src/my_agent/agent/__init__.py src/my_agent/agent/filters.py src/my_agent/agent/triggers.py
@@ -27,7 +27,8 @@ src/my_agent/api/routes/stream.py src/my_agent/migrations/env.py tests/conftest.
 tests/test_store.py tests/test_context.py tests/test_agent.py tests/test_api.py scripts/migrate.py
 scripts/replay.py scripts/dlq.py .github/workflows/ci.yml .github/workflows/deploy.yml .env.example
 pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .gitattributes .dockerignore .python-version
-.copier-answers.yml compose.prod.yaml docs/patterns.md docs/operations.md .github/renovate.json
+.copier-answers.yml compose.prod.yaml docs/architecture.md docs/patterns.md docs/operations.md docs/prompt-injection.md
+.github/renovate.json .github/audit.sh
 """.split()
 
 
@@ -67,6 +68,30 @@ def test_nothing_of_the_template_is_left(project: Path) -> None:
         assert not left, f"{name} was not rendered: {left[0]}"
 
 
+def test_the_map_for_owners_names_files_that_exist(project: Path) -> None:
+    page = (project / "docs" / "architecture.md").read_text()
+    package = project / "src" / "my_agent"
+    made_later = {".env", ".env.production", "secrets/"}
+
+    named = set(re.findall(r"`([\w./-]+(?:/|\.py|\.md|\.toml|\.example))`", page)) - made_later
+    missing = [name for name in named if not any((at / name).exists() for at in (project, package))]
+
+    assert len(named) > 40
+    assert not missing
+
+
+def test_the_map_for_owners_has_twelve_files_to_read_first(project: Path) -> None:
+    page = (project / "docs" / "architecture.md").read_text()
+    section = page.partition("## Read these twelve files first\n")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `([\w./]+)` \|", section, re.MULTILINE)
+    lines = sum(
+        len((project / "src" / "my_agent" / name).read_text().splitlines()) for name in named
+    )
+
+    assert len(named) == 12
+    assert 1_400 < lines < 2_000, f"the page promises about 1,700 lines, and they have {lines}"
+
+
 def make_secrets(project: Path, *programs: Path) -> subprocess.CompletedProcess[str]:
     """Run `make secrets`, with these programs before those of the system."""
     env = {**os.environ, "PATH": ":".join([*map(str, programs), os.environ["PATH"]])}
@@ -86,9 +111,29 @@ def test_secrets_are_made_once_for_their_owner_alone(project: Path) -> None:
     password = before["secrets/postgres_password"].strip()
     assert re.fullmatch("[0-9a-f]{48}", password)
     assert re.fullmatch("[0-9a-f]{48}", before["secrets/api_keys"].strip())
-    assert f":{password}@db:5432/" in before["secrets/database_url"]
+    assert f":{password}@db:5432/" in before["secrets/database_migrate_url"]
+    assert password not in before["secrets/database_url"]
+    service = before["secrets/service_password"].strip()
+    assert f"_service:{service}@db:5432/" in before["secrets/database_url"]
     assert before[".env.production"] == "DEFAULT_MODEL=openai:gpt-5-mini\n"
     assert (project / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_database_with_one_role_keeps_it_until_the_owner_s_url_is_moved(project: Path) -> None:
+    url, owner = project / "secrets" / "database_url", project / "secrets" / "database_migrate_url"
+    url.parent.mkdir()
+    url.write_text("postgresql://app:of-before@somewhere/app\n")
+
+    make_secrets(project)
+    assert (url.read_text(), owner.read_text()) == (
+        "postgresql://app:of-before@somewhere/app\n",
+        "",
+    )
+
+    url.rename(owner)
+    make_secrets(project)
+    assert "_service:" in url.read_text()
+    assert ":of-before@" in owner.read_text()
 
 
 def test_secrets_that_cannot_be_made_are_not_there(project: Path, tmp_path: Path) -> None:
@@ -110,10 +155,20 @@ def test_the_template_needs_no_trust() -> None:
     assert not re.findall(r"^_(tasks|migrations|jinja_extensions):", text, re.MULTILINE)
 
 
-def test_python_templates_do_not_branch() -> None:
+IN_A_FUNCTION = {"local.py.jinja": "one statement more starts the server of the locks"}
+"""Files that branch within a function, with the reason."""
+
+
+def test_python_templates_branch_around_declarations_only() -> None:
     for path in (REPOSITORY / "template").rglob("*.py.jinja"):
-        found = re.findall(r"\{%-? *(?:if|for)\b", path.read_text())
-        assert not found, f"{path.name} branches; let the answer choose a whole file"
+        text = path.read_text()
+        assert not re.findall(r"\{%-? *for\b", text), f"{path.name} has a loop"
+        for found in re.finditer(r"(.*)\{%-? *if\b[^%]*%\}\n*(.*)", text):
+            declares = re.match(r" {0,4}(#|[a-z_]+: |\"[a-z_]+\": )", found[2])
+            assert not found[1].strip() or path.name in IN_A_FUNCTION, "a branch has its own line"
+            assert declares or path.name in IN_A_FUNCTION, (
+                f"{path.name} branches at {found[2]!r}; let the answer choose a whole file"
+            )
 
 
 def test_without_github_there_are_no_workflows(copy: Copy) -> None:

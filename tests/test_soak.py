@@ -50,11 +50,13 @@ def test_the_soaks_agent_is_typed_and_linted_in_a_project(
     # Beside the package, so that it is checked with the project's types.
     server = REPOSITORY / "soak" / "inside" / "server.py"
     (project / "tests" / "soak_server.py").write_text(server.read_text())
+    counted = REPOSITORY / "fuzz" / "inside" / "service.py"
+    (project / "tests" / "fuzz_service.py").write_text(counted.read_text())
 
     checked = subprocess.run(
         [
             *("pyright", "--pythonpath", environment / "bin" / "python"),
-            *("src/my_agent/agent", "tests/soak_server.py"),
+            *("src/my_agent/agent", "tests/soak_server.py", "tests/fuzz_service.py"),
         ],
         cwd=project,
         capture_output=True,

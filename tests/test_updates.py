@@ -15,12 +15,12 @@ import pytest
 from demo.render import REPOSITORY, git, render
 from tools.release import VERSION
 
-from .closure import STARTS_PROCESSES
 from .combinations import ALL_FIELDS
 from .conftest import NEXT, RELEASES, SHARED
+from .import_closure import STARTS_PROCESSES
 from .owner import DELETED, HELLO, OURS, commit, make_it_mine
 
-TRIAL = REPOSITORY / "tests" / "trials" / "in_flight.py"
+TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "revisions", "start", "trace", "versions")
 """Modules of tests that an owner's lines could break."""
 
@@ -100,7 +100,7 @@ def test_releases_are_versions_of_commits_in_the_history() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
-    owned: Owned, cluster: str, request: pytest.FixtureRequest
+    owned: Owned, cluster: str, version: str, shape: str, request: pytest.FixtureRequest
 ) -> None:
     agent, env = owned.files("src/my_agent/agent"), (owned.path / ".env").read_text()
     url = f"{cluster.rpartition('/')[0]}/update_{abs(hash(request.node.name))}"
@@ -125,7 +125,9 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
     some = {f"tests/test_{name}.py" for name in TOUCHED}
-    if "defaults" in request.node.name:
+    if shape == "defaults" and version == next(
+        iter(RELEASES)
+    ):  # the code is the same after any update
         some |= {name for name in after if name.startswith("tests/test_") and is_quick(after[name])}
     owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
 
@@ -144,7 +146,7 @@ def test_another_answer_on_update_changes_what_it_says_and_not_the_agent(owned: 
 
     after = owned.files()
     assert owned.files("src/my_agent/agent") == agent
-    assert "whatever you answered for loop and trigger" in said
+    assert "whatever you answered for loop and trigger" in " ".join(said.split())
     assert "pg_try_advisory_lock" in after["src/my_agent/infra/locks.py"]
     assert not [name for name in after if name.startswith(".github")]
     events = after["src/my_agent/core/events.py"]

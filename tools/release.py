@@ -17,6 +17,10 @@ RELEASES = REPOSITORY / "releases.toml"
 MANIFEST = REPOSITORY / "pyproject.toml"
 VERSION = re.compile(r"\d+\.\d+\.\d+((a|b|rc)\d+)?")  # of PEP 440, as we use it
 UNRELEASED = "## Unreleased\n"
+MARK = "(unreleased)"
+"""What pages say beside something that the newest release lacks."""
+MARKED = re.compile(rf"(?<!`){re.escape(MARK)}(?!`)")
+"""A mark; in backticks it only names one."""
 
 
 class NotReady(Exception):
@@ -46,9 +50,14 @@ def check(version: str) -> None:
         raise NotReady(
             "CHANGELOG.md says nothing under Unreleased: what changed for whoever updates?"
         )
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/test_updates.py"]
-    if subprocess.run(tests, cwd=REPOSITORY).returncode != 0:
-        raise NotReady("Projects cannot be updated to this; see above.")
+    tests = ("tests/test_updates.py", "tests/test_docs.py")
+    if (
+        subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=REPOSITORY).returncode
+        != 0
+    ):
+        raise NotReady(
+            "Projects cannot be updated to this, or its pages do not do what they say; see above."
+        )
 
 
 def notes(title: str) -> str:
@@ -70,6 +79,8 @@ def release(version: str) -> None:
         r'^version = ".*"', f'version = "{version}"', MANIFEST.read_text(), flags=re.M
     )
     MANIFEST.write_text(manifest)
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        page.write_text(MARKED.sub(f"(since {version})", page.read_text()))
     git("commit", "--quiet", "--all", "--message", f"Release {version}")
     with RELEASES.open("a") as releases:
         releases.write(f'"{version}" = "{git("rev-parse", "HEAD")}"\n')

@@ -20,8 +20,8 @@ from my_agent.core.deps import ReflexDeps
 from my_agent.core.events import ErrorReportedEvent, Event
 from my_agent.infra.database import open_database
 from my_agent.infra.locks import open_locks
+from my_agent.infra.model.offline import OfflineModel
 from my_agent.infra.observability import configure_observability
-from my_agent.infra.offline import OfflineModel
 from my_agent.infra.store import EventStore, Token
 from my_agent.migrations import migrate
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
-from my_agent.infra.embedded import Cluster, cluster_of, embedded_postgres
+from my_agent.infra.process.embedded import Cluster, cluster_of, embedded_postgres
 
 
 def free_port() -> int:

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from demo.__main__ import free_port
 
 PATIENCE = 60  # seconds that an effect may take on a busy machine
 
@@ -40,6 +43,22 @@ class Stack:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         url = f"http://127.0.0.1:{self.env['API_PORT']}"
         return httpx2.Client(base_url=url, headers=headers, timeout=10)
+
+
+@contextmanager
+def production_of(project: Path, *more_files: str, model_key: str) -> Generator[Stack]:
+    """Give what `compose.prod.yaml` starts, on an image of this version, not started yet."""
+    env = {"API_PORT": str(free_port()), "RELEASE": "1.2.3"}
+    stack = Stack(project, ("compose.prod.yaml", *more_files), env)
+    stack.run("make", "secrets")
+    (project / "secrets" / "openai_api_key").write_text(model_key)
+    stack.key = (project / "secrets" / "api_keys").read_text().strip()
+    build = ("docker", "build", "--quiet", "--build-arg", "VERSION=1.2.3", "--tag", image_of(stack))
+    stack.run(*build, "--file", "docker/Dockerfile", ".")
+    try:
+        yield stack
+    finally:
+        stack.compose("down", "--volumes")
 
 
 def until(done: Callable[[], Any], what: str) -> float:

@@ -6,6 +6,7 @@ it in the same folder, as nobody on a read-only disk, with its API and its worke
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import pytest
 from demo.__main__ import free_port
 from demo.render import render, snapshot
 
-from .stack import PATIENCE, Stack, containers, image_of, inspect, until
+from .stack import PATIENCE, Stack, containers, image_of, inspect, production_of, until
 
 SHAPES: dict[str, dict[str, str]] = {
     "defaults": {"project_name": "Reflex Try"},
@@ -55,18 +56,8 @@ def development(project: Path) -> Generator[Stack]:
 @pytest.fixture
 def production(project: Path) -> Generator[Stack]:
     """What `compose.prod.yaml` starts, on an image of this version."""
-    stack = Stack(
-        project, ("compose.prod.yaml",), {"API_PORT": str(free_port()), "RELEASE": "1.2.3"}
-    )
-    stack.run("make", "secrets")
-    (project / "secrets" / "openai_api_key").write_text("none-is-needed-to-start")
-    stack.key = (project / "secrets" / "api_keys").read_text().strip()
-    build = ("docker", "build", "--quiet", "--build-arg", "VERSION=1.2.3", "--tag", image_of(stack))
-    stack.run(*build, "--file", "docker/Dockerfile", ".")
-    try:
+    with production_of(project, model_key="none-is-needed-to-start") as stack:
         yield stack
-    finally:
-        stack.compose("down", "--volumes")
 
 
 def test_development_acts_reloads_and_a_stop_under_load_loses_nothing(development: Stack) -> None:
@@ -114,8 +105,11 @@ def test_commands_of_the_makefile_work_beside_a_running_service_and_alone(
     development.compose("stop")
     alone = replayed(development)
 
+    by_script = scripted(development)
+
     assert posted in beside
     assert posted in alone
+    assert posted in by_script
     assert still == running
 
 
@@ -123,6 +117,25 @@ def replayed(stack: Stack) -> set[str]:
     """Return the ids of the events that `make replay` prints, and nothing but events."""
     printed = stack.run("make", "--silent", "replay", "ARGS=--last 1h")
     return {json.loads(line)["id"] for line in printed.splitlines()}
+
+
+def scripted(stack: Stack) -> set[str]:
+    """Return the ids of the events that the script prints in a container of its own."""
+    script = ("python", "scripts/replay.py", "--last", "1h")
+    printed = stack.compose("run", "--rm", "--no-deps", "-T", "app", *script)
+    return {json.loads(line)["id"] for line in printed.splitlines()}
+
+
+def test_exported_keys_reach_the_container(project: Path) -> None:
+    (project / ".env").write_text("OPENAI_API_KEY=of-env-file\nGOOGLE_API_KEY=of-env-file\n")
+    stack = Stack(project, env={"OPENAI_API_KEY": "exported", "LOGFIRE_TOKEN": "exported"})
+
+    config = json.loads(stack.compose("config", "--format", "json"))
+    (project / ".env").unlink()
+
+    given = config["services"]["app"]["environment"]
+    assert (given["OPENAI_API_KEY"], given["LOGFIRE_TOKEN"]) == ("exported", "exported")
+    assert given["GOOGLE_API_KEY"] == "of-env-file"
 
 
 def actions(client: httpx2.Client) -> list[Any]:
@@ -236,6 +249,7 @@ def test_production_runs_apart_as_nobody_on_a_read_only_disk(
     assert (user, version) == ("10001:10001", "1.2.3")
     environment = inspect(production, "container", api, "{{.Config.Env}}")
     assert production.key not in environment, "secrets are files"
+    confined(production, [each["Name"] for each in running])
     look = f"for tool in {TOOLS}; do command -v $tool; done; true"
     assert not production.run("docker", "exec", api, "sh", "-c", look)
     with production.client() as client:
@@ -249,6 +263,58 @@ def test_production_runs_apart_as_nobody_on_a_read_only_disk(
     assert {"api 0", "migrate 0", "worker 0"} <= set(ended), ended
     assert containers(development) == before, "development's database is another"
     print(f"\n{image}: {size / 1e6:.0f} MB, user {user}, up in {up:.1f} s on a read-only disk")
+
+
+def confined(stack: Stack, names: list[str]) -> None:
+    """No container can gain a privilege, has a capability, is root, or writes to its disk."""
+    for name in names:
+        host = json.loads(inspect(stack, "container", name, "{{json .HostConfig}}"))
+        assert host["ReadonlyRootfs"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert not host["CapAdd"], name
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], name
+        user = inspect(stack, "container", name, "{{.Config.User}}")
+        assert user in {"10001:10001", "postgres", "redis"}, name
+        status = stack.run("docker", "exec", name, "cat", "/proc/1/status")
+        assert re.findall(r"Cap(?:Prm|Eff|Bnd):\s*(\w+)", status) == ["0" * 16] * 3, name
+
+
+def test_the_service_has_a_role_that_changes_no_schema_in_new_and_in_old_volumes(
+    development: Stack, production: Stack
+) -> None:
+    for stack, service in ((development, "app"), (production, "api")):
+        owner = psql(stack, "SELECT current_user")
+        stack.compose("up", "--detach", "--wait")
+        assert roles(stack, owner) == [f"{owner}_service"], "of a new volume"
+
+        stack.compose("stop", service)
+        psql(stack, f"DROP OWNED BY {owner}_service; DROP ROLE {owner}_service")
+        stack.compose("up", "--detach", "--wait")
+        assert roles(stack, owner) == [f"{owner}_service"], "of a volume from before"
+        with stack.client() as client:
+            assert client.post("/events", json=FAILURE).is_success
+
+    api = production.compose("ps", "--quiet", "api").strip()
+    assert production.run("docker", "exec", api, "ls", "/run/secrets").split() == sorted(
+        ["api_keys", "database_url", "openai_api_key"]
+    )
+
+
+def psql(stack: Stack, statement: str) -> str:
+    """Run a statement as the owner, once the database is up, and return its result."""
+    stack.compose("up", "--detach", "--wait", "db")
+    package = stack.path.name.replace("-", "_")
+    return stack.compose("exec", "-T", "db", "psql", "-U", package, "-Atqc", statement).strip()
+
+
+def roles(stack: Stack, owner: str) -> list[str]:
+    """Return the roles of the service's connections, none of which may create or own anything."""
+    assert psql(stack, f"SELECT has_schema_privilege('{owner}_service', 'public', 'CREATE')") == "f"
+    owned = "SELECT relname FROM pg_class JOIN pg_roles r ON r.oid = relowner"
+    assert psql(stack, f"{owned} WHERE rolname LIKE '%_service'") == ""
+    return psql(
+        stack, "SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name = 'agent'"
+    ).split()
 
 
 def test_what_is_still_starting_or_migrating_stops_at_once(production: Stack) -> None:

@@ -1,15 +1,12 @@
-"""The agent's loop: events gather, scope by scope, and the trigger looks once at each batch.
+"""The agent's loop: it collects the events of each scope in batches, and evaluates the trigger once a batch.
 
-A batch closes when it has `AGENT_BATCH_SIZE` events or is `AGENT_BATCH_WAIT` seconds old, whichever
-comes first; it needs no further event for that.
+A batch closes after `AGENT_BATCH_SIZE` events or `AGENT_BATCH_WAIT` seconds, whichever comes first.
 """
 
 import asyncio
 import contextlib
 from contextlib import aclosing
 from dataclasses import dataclass, field
-
-import logfire
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
@@ -18,14 +15,14 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import Memory, OnAction
 from ..infra.store import EventStore, Token
-from ..infra.tracing import deciding_together
+from ..infra.telemetry.tracing import deciding_together
 
-BATCHES_IN_HAND = 4  # full batches that may gather at once
+BATCHES_IN_FLIGHT = 4  # full batches that one process may have in flight
 
 
 @dataclass
 class Batch:
-    """The events of one scope that gather."""
+    """The events of one scope that are collected for one evaluation."""
 
     scope: Scope
     items: list[tuple[Event, Token]] = field(default_factory=list[tuple[Event, Token]])
@@ -40,7 +37,7 @@ async def run_agent_loop(
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
-    """Handle the events that this store's subscriber is owed, in batches."""
+    """Handle the events of this store's subscriber in batches, until the store is drained."""
     memory = Memory(store, locks, DecisionContext.restore, on_action)
     size = deps.settings.agent_batch_size
     turns = asyncio.Semaphore(deps.settings.agent_concurrency)
@@ -62,29 +59,29 @@ async def run_agent_loop(
             await memory.hold(ctx, *kept)
         else:
             name = getattr(trigger, "__name__", "trigger")
-            action = await memory.act(ctx, *kept, trigger=name, output=output)
-            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+            await memory.act(ctx, *kept, trigger=name, output=output)
 
     async def gather(batch: Batch) -> None:
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(batch.full.wait(), deps.settings.agent_batch_wait)
-        except asyncio.CancelledError:  # whatever cancels this task, what gathered comes again
+        except asyncio.CancelledError:  # the events of a cancelled batch are claimed again
             store.release_later(*(token for _, token in batch.items))
             raise
         finally:
             if gathering.get(batch.scope) is batch:
                 del gathering[batch.scope]
-        await look_at(batch)
+        await handle(batch)
 
-    async def look_at(batch: Batch) -> None:
+    async def handle(batch: Batch) -> None:
+        batch.items.sort(key=lambda item: item[1].seq)  # a released one may come last
         tokens = [token for _, token in batch.items]
         with deciding_together((event for event, _ in batch.items), batch.scope):
             async with turns, memory.settling(*tokens), memory.open(batch.scope) as ctx:
                 await decide(ctx, batch)
 
     async with (
-        aclosing(store.subscribe(batch_size=size * BATCHES_IN_HAND)) as events,
+        aclosing(store.subscribe(batch_size=size * BATCHES_IN_FLIGHT)) as events,
         asyncio.TaskGroup() as group,
     ):
         async for event, token in events:

@@ -1,14 +1,12 @@
-"""The agent's loop: several consumers, each with its own scopes, and the trigger looks after each event.
+"""The agent's loop: several consumers with scopes of their own, and an evaluation of the trigger for each event.
 
-A scope always goes to the same consumer of this process, which handles its events in order. A
-consumer that is behind passes events on for a moment, so that the others need not wait for it.
+A scope always goes to the same consumer of this process, which handles its events in order. If the queue of a consumer
+is full, the scope is deferred, so that the other consumers do not wait.
 """
 
 import asyncio
 import zlib
 from contextlib import aclosing
-
-import logfire
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
@@ -17,7 +15,7 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import BUSY_DELAY, Memory, OnAction
 from ..infra.store import EventStore, Token
-from ..infra.tracing import deciding
+from ..infra.telemetry.tracing import deciding
 
 
 async def run_agent_loop(
@@ -28,11 +26,11 @@ async def run_agent_loop(
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
-    """Handle the events that this store's subscriber is owed, with `AGENT_CONCURRENCY` consumers."""
+    """Handle the events of this store's subscriber with `AGENT_CONCURRENCY` consumers, until it is drained."""
     memory = Memory(store, locks, DecisionContext.restore, on_action)
     consumers = deps.settings.agent_concurrency
-    room = max(1, deps.settings.agent_prefetch // consumers)
-    queues = [asyncio.Queue[tuple[Event, Token]](room) for _ in range(consumers)]
+    capacity = max(1, deps.settings.agent_prefetch // consumers)
+    queues = [asyncio.Queue[tuple[Event, Token]](capacity) for _ in range(consumers)]
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
         if not relevant(event, ctx):
@@ -44,8 +42,7 @@ async def run_agent_loop(
             await memory.hold(ctx, token)
         else:
             name = getattr(trigger, "__name__", "trigger")
-            action = await memory.act(ctx, token, trigger=name, output=output)
-            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+            await memory.act(ctx, token, trigger=name, output=output)
 
     async def consume(queue: asyncio.Queue[tuple[Event, Token]]) -> None:
         try:
@@ -54,9 +51,9 @@ async def run_agent_loop(
                 with deciding(event, token):
                     async with memory.settling(token), memory.open(event.scope) as ctx:
                         await decide(ctx, event, token)
-                if queue.qsize() == room // 2:
-                    store.look_again()
-        finally:  # whatever ends this task, what waits for it comes again
+                if queue.qsize() == capacity // 2:
+                    store.resume_deferred_scopes()
+        finally:  # queued events of a task that ends are claimed again
             store.release_later(*(queue.get_nowait()[1] for _ in range(queue.qsize())))
 
     async with (
@@ -71,11 +68,11 @@ async def run_agent_loop(
             try:
                 queues[number].put_nowait((event, token))
             except asyncio.QueueFull:
-                await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
-        for task in tasks:  # drained: everything that was handed out is settled
+                await store.defer_scope(event.scope, token, seconds=BUSY_DELAY, for_capacity=True)
+        for task in tasks:  # the store is drained, and every yielded event is settled
             task.cancel()
 
 
 def consumer_of(scope: Scope, consumers: int) -> int:
-    """Return which of the consumers a scope belongs to."""
+    """Return the number of the consumer that handles a scope."""
     return zlib.crc32(scope.encode()) % consumers

@@ -1,15 +1,12 @@
-"""The agent's loop: many scopes at once, and the trigger looks after each event.
+"""The agent's loop: many scopes concurrently, and an evaluation of the trigger for each event.
 
-Each scope has its turn by itself, in order; up to `AGENT_CONCURRENCY` scopes have theirs at the same
-time. A scope with more than its share in hand passes events on for a moment, so that it cannot
-crowd out the others.
+The events of a scope are handled one by one, in order; up to `AGENT_CONCURRENCY` scopes are handled concurrently. A scope
+with more than its share of events in flight is deferred, so that it cannot block the others.
 """
 
 import asyncio
 from collections import deque
 from contextlib import aclosing
-
-import logfire
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
@@ -18,9 +15,9 @@ from ..core.types import Filter, Scope, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import BUSY_DELAY, Memory, OnAction
 from ..infra.store import EventStore, Token
-from ..infra.tracing import deciding
+from ..infra.telemetry.tracing import deciding
 
-SHARE = 4  # a scope may have one part in so many of what is in hand
+MAX_SCOPE_SHARE = 1 / 4  # of AGENT_PREFETCH, for the events of one scope in flight
 
 
 async def run_agent_loop(
@@ -31,11 +28,11 @@ async def run_agent_loop(
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
-    """Handle the events that this store's subscriber is owed, several scopes at once."""
+    """Handle the events of this store's subscriber, several scopes concurrently, until it is drained."""
     memory = Memory(store, locks, DecisionContext.restore, on_action)
     waiting: dict[Scope, deque[tuple[Event, Token]]] = {}
     turns = asyncio.Semaphore(deps.settings.agent_concurrency)
-    share = max(1, deps.settings.agent_prefetch // SHARE)
+    share = max(1, int(deps.settings.agent_prefetch * MAX_SCOPE_SHARE))
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
         if not relevant(event, ctx):
@@ -47,8 +44,7 @@ async def run_agent_loop(
             await memory.hold(ctx, token)
         else:
             name = getattr(trigger, "__name__", "trigger")
-            action = await memory.act(ctx, token, trigger=name, output=output)
-            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+            await memory.act(ctx, token, trigger=name, output=output)
 
     async def take_turns(scope: Scope) -> None:
         queue = waiting[scope]
@@ -60,8 +56,8 @@ async def run_agent_loop(
                         await decide(ctx, event, token)
                 queue.popleft()
                 if len(queue) == share // 2:
-                    store.look_again()
-        finally:  # whatever ends this task, the scope's next event begins another
+                    store.resume_deferred_scopes()
+        finally:  # the scope's next event starts another task
             del waiting[scope]
             store.release_later(*(token for _, token in queue))
 
@@ -72,7 +68,7 @@ async def run_agent_loop(
         async for event, token in events:
             queue = waiting.setdefault(event.scope, deque())
             if len(queue) >= share:
-                await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
+                await store.defer_scope(event.scope, token, seconds=BUSY_DELAY, for_capacity=True)
                 continue
             queue.append((event, token))
             if len(queue) == 1:

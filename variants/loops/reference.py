@@ -1,12 +1,10 @@
-"""The agent's loop: one event at a time, and the trigger looks after each.
+"""The agent's loop: one event at a time, and an evaluation of the trigger for each.
 
-Perceive, filter, remember, decide, act. What must not go wrong on the way (leases, locks, one
-transaction for an action and its events) is `infra`'s; what happens is here to be changed.
+Perceive, filter, remember, decide, act. Change these steps here. `infra` keeps the guarantees: leases, locks, and one
+transaction for an action and its events.
 """
 
 from contextlib import aclosing
-
-import logfire
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
@@ -15,7 +13,7 @@ from ..core.types import Filter, Trigger
 from ..infra.locks import ScopedLocks
 from ..infra.memory import Memory, OnAction
 from ..infra.store import EventStore, Token
-from ..infra.tracing import deciding
+from ..infra.telemetry.tracing import deciding
 
 
 async def run_agent_loop(
@@ -26,7 +24,7 @@ async def run_agent_loop(
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
-    """Handle the events that this store's subscriber is owed, one after the other."""
+    """Handle the events of this store's subscriber one by one, until it is drained."""
     memory = Memory(store, locks, DecisionContext.restore, on_action)
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
@@ -39,8 +37,7 @@ async def run_agent_loop(
             await memory.hold(ctx, token)
         else:
             name = getattr(trigger, "__name__", "trigger")
-            action = await memory.act(ctx, token, trigger=name, output=output)
-            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+            await memory.act(ctx, token, trigger=name, output=output)
 
     async with aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events:
         async for event, token in events:

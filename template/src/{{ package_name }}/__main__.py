@@ -1,4 +1,4 @@
-"""`python -m` is the command line."""
+"""Run the command line with `python -m`."""
 
 from .cli import main
 

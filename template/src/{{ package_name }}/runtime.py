@@ -1,10 +1,10 @@
-"""The running service: everything opened in order, and closed in reverse.
+"""The running service: open its parts in order, and close them in reverse order.
 
-The API and the worker are the same service with and without doors; both live in `open_service`.
+`open_service` runs both the API's process and the worker's; the worker has no routes.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,39 +16,55 @@ from .agent import run_agent
 from .config import Settings
 from .core.deps import ReflexDeps
 from .core.events import LifecycleEvent
-from .core.types import Seconds
+from .core.units import Seconds
 from .infra.database import (
-    DATABASE_AWAY,
+    DATABASE_UNAVAILABLE,
     Database,
+    LoginRefused,
     StartupError,
     check_database,
     open_database,
 )
-from .infra.ending import NotReleased, busy_threads
-from .infra.guard import GuardedModel
 from .infra.locks import ScopedLocks, open_locks
-from .infra.metrics import measure_queue
-from .infra.models import build_model
+from .infra.model.guard import GuardedModel
+from .infra.model.models import build_model
+from .infra.process.shutdown import NotReleased, busy_threads
+from .infra.process.supervise import Supervised
 from .infra.readiness import Readiness
 from .infra.store import EventStore
-from .infra.store.fitness import find_unfit
-from .infra.supervise import Supervised
+from .infra.store.roundtrip import find_lossy_field
+from .infra.telemetry.metrics import measure_queue
 from .infra.text import as_template, describe, shorten
 from .infra.timers import run_timers
-from .migrations import IndexNotBuilt, Say, check_schema, log, migrate, warn
+from .keys import weak_keys
+from .schema_check import is_current
 
 HTTP_TIMEOUT: Seconds = 30.0
-CANCEL_TIMEOUT: Seconds = 2.0  # for decisions that were cancelled to clean up
-RELEASE_TIMEOUT: Seconds = 5.0  # for the database to take back what those left
-ANNOUNCE_TIMEOUT: Seconds = 2.0  # a stop does not wait for a database that is silent
-LONGEST_DETAILS = 10_000  # bytes of a lifecycle event's text
-SWEEP_INTERVAL: Seconds = 60.0  # between looks for events that were held for too long
-INDEX_PATIENCE: Seconds = 30.0  # development starts without an index that takes longer
+CANCEL_TIMEOUT: Seconds = 2.0  # for cancelled decisions to clean up
+RELEASE_TIMEOUT: Seconds = 5.0  # for the release of their deliveries
+ANNOUNCE_TIMEOUT: Seconds = 2.0  # for a lifecycle event: a stop must not wait for the database
+MAX_DETAILS_BYTES = 10_000  # of a lifecycle event's text
+SWEEP_INTERVAL: Seconds = 60.0  # between releases of events that were held for too long
+INDEX_TIMEOUT: Seconds = 30.0  # development starts without an index that takes longer to build
+
+
+type Report = Callable[[str], None]
+"""A callback for progress or warnings, as sentences."""
+
+
+def log(sentence: str) -> None:
+    """Log progress."""
+    logfire.info(as_template(sentence))
+
+
+def warn(sentence: str) -> None:
+    """Log a warning about the schema."""
+    logfire.warn(as_template(sentence))
 
 
 @dataclass
 class Service:
-    """What a running process has."""
+    """The parts of a running process."""
 
     settings: Settings
     database: Database
@@ -60,9 +76,9 @@ class Service:
     readiness: Readiness
     tasks: list[Supervised] = field(default_factory=list[Supervised])
     warnings: list[str] = field(default_factory=list[str])
-    """What an operator should correct although the service works."""
+    """Problems that an operator should correct although the service works."""
 
-    def condition(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Return the state of models and tasks, for `/ready` and for heartbeats."""
         models = {
             name: {"name": name, **state._asdict()} for name, state in self.model.states().items()
@@ -78,46 +94,78 @@ class Service:
         }
 
 
-async def prepare(settings: Settings, *, say: Say = log, note: Say = warn) -> list[str]:
-    """Make sure that the service can start, and return the migrations that this applied.
+async def prepare(
+    settings: Settings, *, on_progress: Report = log, on_warning: Report = warn
+) -> list[str]:
+    """Check that the service can start; return the applied migrations.
 
-    Only development and tests apply any: elsewhere, migrating is a step of its own. `say` gets how far
-    an index is, `note` what somebody should know of the schema.
+    Migrations are applied in development and in tests only; elsewhere, migrating is a separate step.
+    `on_progress` receives the progress of building an index, `on_warning` warnings about the schema and keys.
 
     Raises:
-        StartupError: it cannot; the message is one sentence.
+        StartupError: the service cannot start; the message is one sentence.
     """
     _check_production(settings)
-    if unfit := find_unfit():
+    if unfit := find_lossy_field():
         raise StartupError(unfit)
     build_model(settings)
-    with logfire.suppress_instrumentation():  # looking is not news
-        await check_database(settings)
+    for sentence in weak_keys(settings.api_keys, settings.api_clients):
+        on_warning(sentence)
+    with logfire.suppress_instrumentation():  # traces of checks are noise
+        try:
+            await check_database(settings)
+        except LoginRefused:  # migrating creates the role if it does not exist
+            if not settings.lenient or settings.owner is settings:
+                raise
+    applied = (
+        [] if await is_current(settings) else await _migrate(settings, on_progress, on_warning)
+    )
+    with logfire.suppress_instrumentation():
         async with open_locks(settings):
             pass
+    return applied
+
+
+async def _migrate(settings: Settings, on_progress: Report, on_warning: Report) -> list[str]:
+    """Migrate the schema in development and in tests; check it in other environments."""
+    from .migrations import IndexNotBuilt, check_schema, migrate  # loads Alembic
+
     if not settings.lenient:
-        await check_schema(settings, note=note)
+        await check_schema(settings, on_warning=on_warning)
         return []
     try:
-        return await migrate(settings, again=False, patience=INDEX_PATIENCE, say=say, note=note)
+        applied = await migrate(
+            settings,
+            reapply=False,
+            index_timeout=INDEX_TIMEOUT,
+            on_progress=on_progress,
+            on_warning=on_warning,
+        )
     except IndexNotBuilt as error:
-        note(str(error))
-        return []
+        on_warning(str(error))
+        applied = []
+    if settings.owner is not settings:  # check that the service's role can use the new schema
+        await check_database(settings)
+        # `migrate` has reported the same warnings.
+        await check_schema(settings, reapply=False, on_warning=lambda _: None)
+    return applied
 
 
 def _check_production(settings: Settings) -> None:
     if settings.lenient:
         return
-    where = f"ENVIRONMENT={settings.environment} has production's rules"
-    if not settings.api_keys:
-        raise StartupError(f"{where} and needs API_KEYS: set at least one key for clients.")
+    where = f"ENVIRONMENT={settings.environment} has the rules of production"
+    if not settings.api_keys and not settings.api_clients:
+        raise StartupError(f"{where} and requires API_KEYS or API_CLIENTS: set at least one key.")
     if settings.default_model == "offline":
-        raise StartupError(f"{where} and needs a model: set DEFAULT_MODEL, e.g. openai:gpt-5-mini.")
+        raise StartupError(
+            f"{where} and requires a model: set DEFAULT_MODEL, for example to openai:gpt-5-mini."
+        )
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Service]:
-    """Run the service for the block: with `worker`, its agent and timers too."""
+    """Run the service for the block; with `worker`, also its agent and timers."""
     await prepare(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
@@ -132,13 +180,13 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
         stack.push_async_callback(readiness.close)
         service = Service(settings, database, http, store, locks, model, deps, readiness)
         if worker:
-            await stack.enter_async_context(_working(service))
+            await stack.enter_async_context(_run_worker(service))
         yield service
 
 
 @asynccontextmanager
-async def _working(service: Service) -> AsyncGenerator[None]:
-    """Run the agent, the timers and the sweep for the block; stop them gracefully."""
+async def _run_worker(service: Service) -> AsyncGenerator[None]:
+    """Run the agent, the timers and the sweep for the block, and stop them gracefully."""
     service.tasks = [
         Supervised(
             "agent",
@@ -149,7 +197,7 @@ async def _working(service: Service) -> AsyncGenerator[None]:
         Supervised("gauges", lambda: measure_queue(service.store.stats)),
     ]
     if not service.locks.across_processes:
-        service.tasks.append(Supervised("other workers", lambda: _look_for_others(service)))
+        service.tasks.append(Supervised("other workers", lambda: _warn_of_other_workers(service)))
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
     await _announce(service, "started")
@@ -169,10 +217,10 @@ async def _working(service: Service) -> AsyncGenerator[None]:
 async def _stop(
     service: Service, agent: "asyncio.Task[None]", others: "list[asyncio.Task[None]]"
 ) -> None:
-    """Let decisions that are under way finish; what takes too long goes back to the queue.
+    """Let running decisions finish within `AGENT_GRACE`; release the deliveries of the others.
 
     Raises:
-        NotReleased: it could not be returned, so that its leases have to expire.
+        NotReleased: deliveries could not be released, so their leases have to expire.
     """
     service.store.drain()
     await asyncio.wait([agent], timeout=service.settings.agent_grace)
@@ -181,16 +229,16 @@ async def _stop(
     for task in (agent, *others):
         task.cancel()
     await asyncio.wait([agent, *others], timeout=CANCEL_TIMEOUT)
-    left = service.store.in_flight()  # of decisions that do not end though they were cancelled
+    left = service.store.in_flight()  # of decisions that did not end after cancellation
     if not await _release(service.store):
         raise NotReleased(
-            f"{len(left)} events were not returned to the queue: other workers take them in"
+            f"{len(left)} events were not released: other workers claim them in"
             f" {service.settings.event_lease:g} s, when their leases expire."
         )
 
 
 def _report_unfinished(service: Service) -> None:
-    """Name the decisions that outlast the grace, and the threads that they may wait for."""
+    """Log the decisions that exceed `AGENT_GRACE`, and the threads that may block them."""
     for delivery in service.store.in_flight():
         if delivery.blocks:
             logfire.error(
@@ -209,18 +257,18 @@ async def _release(store: EventStore) -> bool:
         return False
 
 
-async def _look_for_others(service: Service) -> None:
-    """Warn while another worker claims the same events: locks in memory do not reach it."""
+async def _warn_of_other_workers(service: Service) -> None:
+    """Warn while another worker claims the same events, which locks in memory do not exclude."""
     while True:
         await asyncio.sleep(service.settings.event_lease / 3)
         others = await service.store.other_workers()
         warning = (
-            f"{others} more of the workers on this database claim the same events, and locks in memory"
-            " do not reach them, so events may be handled out of order: stop all but one, or"
+            f"{others} other workers on this database claim the same events, which locks in memory do not"
+            " exclude, so events may be handled out of order: stop all workers but one, or"
             " update the project with another answer to `locks`"
         )
         if others and not service.warnings:
-            logfire.warn(as_template(warning))  # whole: a value is cut
+            logfire.warn(as_template(warning))  # Logfire truncates values
         service.warnings[:] = [warning] if others else []
 
 
@@ -231,14 +279,14 @@ async def _sweep(service: Service) -> None:
             if recalled is None:
                 recalled = await _recall(service.store)
             await service.store.release_aged(service.settings.context_max_age)
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             logfire.warn("The sweep waits for the database: {error}", error=repr(error))
         await asyncio.sleep(SWEEP_INTERVAL)
 
 
 async def _recall(store: EventStore) -> int:
-    with logfire.suppress_instrumentation():  # looking is not news
-        recalled = await store.recall()
+    with logfire.suppress_instrumentation():  # traces of checks are noise
+        recalled = await store.end_overlong_waits()
     if recalled:
         logfire.warn("Recalled {count} events that waited for too long", count=recalled)
     return recalled
@@ -247,11 +295,11 @@ async def _recall(store: EventStore) -> int:
 async def _announce(
     service: Service, action: Literal["started", "stopped", "error"], details: str | None = None
 ) -> None:
-    said = details and shorten(details, LONGEST_DETAILS)
-    event = LifecycleEvent(source="service", action=action, details=said)
+    shortened = details and shorten(details, MAX_DETAILS_BYTES)
+    event = LifecycleEvent(source="service", action=action, details=shortened)
     try:
         async with asyncio.timeout(ANNOUNCE_TIMEOUT):
             await service.store.publish(event)
-    except (*DATABASE_AWAY, TimeoutError) as error:
-        # A service whose database is away still has to stop, and to restart its agent.
+    except (*DATABASE_UNAVAILABLE, TimeoutError) as error:
+        # Without a database, the service must still stop, and restart its agent.
         logfire.warn("{action} was not announced: {error}", action=action, error=repr(error))

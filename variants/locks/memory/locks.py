@@ -1,7 +1,7 @@
-"""One handler at a time for each scope, within this process.
+"""Locks that allow one handler at a time for each scope, within this process.
 
-Another process knows nothing of these locks. What keeps two processes from acting twice is the
-scope's version in the database; run one worker, or choose locks that reach further.
+Run one worker only: other processes do not see these locks. If two workers run all the same, the scope's version in the
+database prevents that both act.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ..config import Settings
-from ..core.types import Scope
+from ..core.units import Scope
 
 
 class ScopeBusy(Exception):
-    """Another handler has the scope, and the caller does not want to wait."""
+    """Another handler has the scope's lock."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(f"scope {scope!r} is being handled")
@@ -22,71 +22,75 @@ class ScopeBusy(Exception):
 
 
 class ScopedLocks:
-    """A lock for each scope in use; one that nobody wants is dropped."""
+    """One lock for each scope in use; unused ones are removed."""
 
     across_processes = False
-    """Another process does not know of them."""
+    """Whether other processes respect these locks."""
 
     def __init__(self) -> None:
         self._locks: dict[Scope, asyncio.Lock] = {}
-        self._wanted: dict[Scope, int] = {}
+        self._users: dict[Scope, int] = {}
 
-    def acquire(self, scope: Scope, *, wait: bool = True) -> "Turn":
+    def acquire(self, scope: Scope, *, wait: bool = True) -> "LockBlock":
         """Hold the scope's lock for the block.
 
         Raises:
-            ScopeBusy: with `wait=False`, somebody else holds it.
+            ScopeBusy: with `wait=False`, another handler has it.
         """
-        return Turn(self, scope, wait)
+        return LockBlock(self, scope, wait)
 
-    async def take(self, scope: Scope, wait: bool) -> None:
-        """Take the lock; whoever does gives it back."""
+    async def lock(self, scope: Scope, wait: bool) -> None:
+        """Acquire the lock; call `unlock` to release it.
+
+        Raises:
+            ScopeBusy: without `wait`, another handler has it.
+        """
         if not wait and self.is_locked(scope):
             raise ScopeBusy(scope)
         lock = self._locks.setdefault(scope, asyncio.Lock())
-        self._wanted[scope] = self._wanted.get(scope, 0) + 1
+        self._users[scope] = self._users.get(scope, 0) + 1
         try:
             await lock.acquire()
         except BaseException:
-            self._forget(scope)
+            self._remove_user(scope)
             raise
 
-    def give_back(self, scope: Scope) -> None:
-        """Give the lock to whoever waits for it."""
+    def unlock(self, scope: Scope) -> None:
+        """Release the lock; the handler that waits longest gets it."""
         self._locks[scope].release()
-        self._forget(scope)
+        self._remove_user(scope)
 
-    def _forget(self, scope: Scope) -> None:
-        self._wanted[scope] -= 1
-        if not self._wanted[scope]:
-            del self._wanted[scope], self._locks[scope]
+    def _remove_user(self, scope: Scope) -> None:
+        self._users[scope] -= 1
+        if not self._users[scope]:
+            del self._users[scope], self._locks[scope]
 
     async def confirm(self, scope: Scope) -> None:
         """Do nothing: a lock of this process is never lost."""
 
     def is_locked(self, scope: Scope) -> bool:
-        """Tell whether somebody holds the scope's lock."""
+        """Return whether a handler has the scope's lock."""
         return scope in self._locks and self._locks[scope].locked()
 
 
 @dataclass
-class Turn:
-    """The block of `acquire`: a class, since a generator would cost more than most decisions."""
+class LockBlock:
+    """The block of `acquire`: a class, since a generator would take longer than most decisions."""
 
     locks: ScopedLocks
     scope: Scope
     wait: bool
 
     async def __aenter__(self) -> None:
-        """Take the lock."""
-        await self.locks.take(self.scope, self.wait)
+        """Acquire the lock."""
+        await self.locks.lock(self.scope, self.wait)
 
     async def __aexit__(self, *_: object) -> None:
-        """Give it back."""
-        self.locks.give_back(self.scope)
+        """Release the lock."""
+        self.locks.unlock(self.scope)
 
 
 @asynccontextmanager
 async def open_locks(settings: Settings) -> AsyncGenerator[ScopedLocks]:
-    """Give the locks of this process."""
+    """Provide the locks of this process."""
     yield ScopedLocks()

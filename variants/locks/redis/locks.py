@@ -1,8 +1,7 @@
-"""One handler at a time for each scope, across all processes, by locks in Redis.
+"""Locks that allow one handler at a time for each scope, across all processes, by Redis.
 
-Each lock has an owner and expires, so a process that dies blocks its scopes for one lease and no
-longer; a living holder renews. Should a lock be lost all the same, the scope's version in the
-database keeps its former holder from acting twice.
+Each lock has an owner, who renews it, and expires after one lease. So a process that dies blocks its scopes for one
+lease at most. If a lock is lost, the scope's version in the database prevents that its former owner acts.
 """
 
 import asyncio
@@ -19,21 +18,21 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from ..config import Settings
-from ..core.types import Scope, Seconds
-from .background import Background
-from .breaker import Unavailable
+from ..core.units import Scope, Seconds
 from .database import StartupError
-from .supervise import Supervised
+from .model.breaker import Unavailable
+from .process.background import BackgroundTasks
+from .process.supervise import Supervised
 
 LEASE: Seconds = 15.0
 RENEWALS_PER_LEASE = 3  # two may fail before the lock expires
 PREFIX = f"{__name__.partition('.')[0]}:lock:"  # other services may share the server
-POLL: Seconds = 0.05  # between looks at a lock that somebody else holds
-RETRY_IN: Seconds = 1.0  # for an event whose lock Redis could not give
+POLL: Seconds = 0.05  # between attempts to get a lock that another handler has
+RETRY_IN: Seconds = 1.0  # before an event is claimed again while Redis is unavailable
 
 
 class ScopeBusy(Exception):
-    """Another handler has the scope, and the caller does not want to wait."""
+    """Another handler has the scope's lock."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(f"scope {scope!r} is being handled")
@@ -42,24 +41,24 @@ class ScopeBusy(Exception):
 
 @dataclass
 class Held:
-    """A lock that this process has, or had until it was lost."""
+    """A lock that this process acquired, and may have lost."""
 
     lock: Lock
     renewed: float = field(default_factory=time.monotonic)
-    """When it was last known to be held, on this process's monotonic clock."""
+    """When it was last acquired or renewed, on this process's monotonic clock."""
 
 
 class ScopedLocks:
     """The Redis locks of one process."""
 
     across_processes = True
-    """All processes on one Redis respect them."""
+    """Whether other processes respect these locks."""
 
     def __init__(self, redis: Redis, *, prefix: str = PREFIX, lease: Seconds = LEASE) -> None:
         self._redis = redis
         self._prefix = prefix
         self._lease = lease
-        self._background = Background()
+        self._background = BackgroundTasks()
         self._held: dict[Scope, Held] = {}
 
     @asynccontextmanager
@@ -67,11 +66,11 @@ class ScopedLocks:
         """Hold the scope's lock for the block.
 
         Raises:
-            ScopeBusy: with `wait=False`, somebody else holds it.
-            Unavailable: Redis does not answer; an event that needs the lock waits, unspent.
+            ScopeBusy: with `wait=False`, another handler has it.
+            Unavailable: Redis does not answer; the event is deferred without spending an attempt.
         """
         lock = self._redis.lock(self._prefix + scope, timeout=self._lease, thread_local=False)
-        while not await _take(lock):
+        while not await _try_lock(lock):
             if not wait:
                 raise ScopeBusy(scope)
             await asyncio.sleep(POLL * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
@@ -88,7 +87,7 @@ class ScopedLocks:
             )
 
     async def confirm(self, scope: Scope) -> None:
-        """Make sure that the scope's lock is still held; one that was lost is taken again.
+        """Ensure that this process has the scope's lock; acquire a lost one again.
 
         Raises:
             ScopeBusy: it was lost, and another handler has it.
@@ -104,7 +103,7 @@ class ScopedLocks:
         held.renewed = time.monotonic()
 
     def is_locked(self, scope: Scope) -> bool:
-        """Tell whether this process holds the scope's lock."""
+        """Return whether this process has the scope's lock."""
         return scope in self._held
 
     async def _renew(self, held: Held) -> None:
@@ -113,7 +112,7 @@ class ScopedLocks:
             try:
                 await held.lock.reacquire()
                 held.renewed = time.monotonic()
-            except LockError as error:  # `confirm` takes it again, if nobody else has
+            except LockError as error:  # `confirm` acquires it again, unless another handler has it
                 logfire.warn("A lock was lost: {error}", error=str(error))
             except RedisError as error:
                 logfire.warn("Redis did not answer: {error}", error=repr(error))
@@ -123,11 +122,11 @@ class ScopedLocks:
         try:
             await lock.release()
         except RedisError as error:
-            # It expired, or Redis is unavailable and it will.
+            # It has expired, or Redis is unavailable and it will expire.
             logfire.warn("The lock of {scope} was lost: {error}", scope=scope, error=repr(error))
 
 
-async def _take(lock: Lock) -> bool:
+async def _try_lock(lock: Lock) -> bool:
     try:
         return await lock.acquire(blocking=False)
     except RedisError as error:
@@ -136,10 +135,10 @@ async def _take(lock: Lock) -> bool:
 
 @asynccontextmanager
 async def open_locks(settings: Settings) -> AsyncGenerator[ScopedLocks]:
-    """Give the locks of this process, and their connections, for the block.
+    """Open the locks of this process, and close their connections at the end of the block.
 
     Raises:
-        StartupError: REDIS_URL is missing, wrong or leads to no server.
+        StartupError: REDIS_URL is not set or not valid, or its server cannot be reached.
     """
     if settings.redis_url is None:
         raise StartupError(

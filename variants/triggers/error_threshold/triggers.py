@@ -1,6 +1,6 @@
-"""When the agent acts: on enough errors in a short time.
+"""The agent acts on enough errors within a short time.
 
-`relevant` says what enters the context, `trigger` what is made of it. Replace both.
+`relevant` is the filter of events that enter the context, and `trigger` decides on them. Replace both.
 """
 
 from ..core.context import DecisionContext
@@ -20,11 +20,11 @@ async def error_threshold_trigger(
     threshold: int = 5,
     window_seconds: Seconds = 60,
 ) -> AlertResponse | None:
-    """Raise an alert when a window holds at least `threshold` errors."""
+    """Raise an alert after `threshold` errors within `window_seconds`."""
     errors = [event for event in ctx.window(window_seconds) if mentions_error(event, ctx)]
     if len(errors) < threshold:
         return None
-    found = f"{len(errors)} errors within {window_seconds:g} s in scope {ctx.scope}"
+    found = f"{len(errors)} errors within {window_seconds:g} s"
     return await deps.run(alert_agent, f"{found}: how bad are they?\n{ctx.summarize()}")
 
 

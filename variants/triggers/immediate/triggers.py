@@ -1,6 +1,6 @@
-"""When the agent acts: at once, on whatever comes in.
+"""The agent acts on every event at once.
 
-`relevant` says what enters the context, `trigger` what is made of it. Replace both.
+`relevant` is the filter of events that enter the context, and `trigger` decides on them. Replace both.
 """
 
 from ..core.context import DecisionContext
@@ -12,7 +12,7 @@ from .filters import all_filters, rate_limit_filter
 
 
 def not_a_tick(event: Event, ctx: DecisionContext) -> bool:
-    """Pass everything but timers, whose ticks ask for no answer."""
+    """Pass all events except ticks of timers, which need no answer."""
     return event.type != "timer.tick"
 
 
@@ -20,11 +20,11 @@ relevant: Filter = all_filters(not_a_tick, rate_limit_filter(1000, 60))
 
 
 async def immediate_trigger(ctx: DecisionContext, deps: ReflexDeps) -> ReplyResponse | None:
-    """Answer the latest event, in view of the ones before it."""
+    """Answer the latest event, with the earlier ones as context."""
     if not ctx.events:
         return None
-    latest = ctx.events[-1].model_dump_json(exclude={"id", "meta", "timestamp"})
-    return await deps.run(reply_agent, f"Respond to {latest}\n{ctx.summarize()}")
+    latest = f"the latest of these events, a {ctx.events[-1].type}"
+    return await deps.run(reply_agent, f"Respond to {latest}:\n{ctx.summarize()}")
 
 
 trigger: Trigger = immediate_trigger

@@ -1,6 +1,6 @@
-"""When the agent acts: now and then, with a summary of what has gathered.
+"""The agent acts from time to time, with a summary of the events since its last action.
 
-`relevant` says what enters the context, `trigger` what is made of it. Replace both.
+`relevant` is the filter of events that enter the context, and `trigger` decides on them. Replace both.
 """
 
 from datetime import timedelta
@@ -14,7 +14,7 @@ from .filters import all_filters, rate_limit_filter
 
 
 def no_idle_tick(event: Event, ctx: DecisionContext) -> bool:
-    """Pass a timer's tick only where something waits: it is the time to look, and no news."""
+    """Pass a timer's tick only if the scope holds events: it makes the trigger check the time."""
     return event.type != "timer.tick" or bool(ctx.events)
 
 
@@ -27,7 +27,7 @@ async def periodic_summary_trigger(
     min_events: int = 10,
     max_seconds: Seconds = 3600,
 ) -> SummaryResponse | None:
-    """Summarise when enough events have gathered, or long enough after the last action."""
+    """Summarise after `min_events` events, or `max_seconds` after the last action."""
     news = [event for event in ctx.events if event.type != "timer.tick"]
     began = ctx.last_action_at or (ctx.events[0].recorded_at if ctx.events else ctx.now())
     waited = ctx.now() - began >= timedelta(seconds=max_seconds)

@@ -1,4 +1,4 @@
-"""Your agent. Replace anything in this folder; the service only asks for `run_agent`."""
+"""Your agent. Replace anything in this folder; the service only requires `run_agent`."""
 
 from ..core.deps import ReflexDeps
 from ..infra.locks import ScopedLocks

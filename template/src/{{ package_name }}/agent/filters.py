@@ -1,6 +1,6 @@
-"""Filters: functions of an event and its context that say whether the event matters.
+"""Filters: functions that return whether an event enters the context.
 
-They are quick, do no I/O and decide once: an event that a filter turns down is done.
+They must be fast and without I/O. An event that a filter refuses is acked and not evaluated again.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,11 +9,11 @@ from ..core.context import DecisionContext
 from ..core.events import Event
 from ..core.types import Filter, Seconds
 
-UNSEARCHED = {"id", "timestamp", "source", "scope", "meta"}  # addresses, not what happened
+UNSEARCHED = {"id", "timestamp", "source", "scope", "meta"}  # names and times, not content
 
 
 def keyword_filter(keywords: list[str]) -> Filter:
-    """Pass events with a value (their type included) that contains one of these words."""
+    """Pass events with a value, their type included, that contains one of the keywords in any case."""
     wanted = [word.lower() for word in keywords]
 
     def check(event: Event, ctx: DecisionContext) -> bool:
@@ -33,9 +33,9 @@ def event_type_filter(*types: str) -> Filter:
 
 
 def rate_limit_filter(max_per_window: int, window_seconds: Seconds = 60) -> Filter:
-    """Pass at most so many events of a scope in a window, whether acted on or not.
+    """Pass at most `max_per_window` events of a scope in `window_seconds`, acted on or not.
 
-    Combine it with `all_filters`: among the alternatives of `any_filter` it limits nothing.
+    Combine it by `all_filters`: within `any_filter`, another filter may pass the event.
     """
 
     def check(event: Event, ctx: DecisionContext) -> bool:
@@ -45,7 +45,7 @@ def rate_limit_filter(max_per_window: int, window_seconds: Seconds = 60) -> Filt
 
 
 def dedupe_filter(key_fn: Callable[[Event], str], window_seconds: Seconds = 60) -> Filter:
-    """Pass an event unless one with the same key passed within the window."""
+    """Pass an event unless one with the same key passed in the last `window_seconds`."""
 
     def check(event: Event, ctx: DecisionContext) -> bool:
         return key_fn(event) not in {key_fn(seen) for seen in ctx.recent(window_seconds)}
@@ -54,7 +54,7 @@ def dedupe_filter(key_fn: Callable[[Event], str], window_seconds: Seconds = 60) 
 
 
 def all_filters(*filters: Filter) -> Filter:
-    """Pass what every one of these passes."""
+    """Pass events that all of these filters pass."""
 
     def check(event: Event, ctx: DecisionContext) -> bool:
         return all(passes(event, ctx) for passes in filters)
@@ -63,7 +63,7 @@ def all_filters(*filters: Filter) -> Filter:
 
 
 def any_filter(*filters: Filter) -> Filter:
-    """Pass what at least one of these passes."""
+    """Pass events that at least one of these filters passes."""
 
     def check(event: Event, ctx: DecisionContext) -> bool:
         return any(passes(event, ctx) for passes in filters)
@@ -72,7 +72,7 @@ def any_filter(*filters: Filter) -> Filter:
 
 
 def _values(value: object) -> Iterable[str]:
-    """Yield the values inside, as text, and never the names of fields."""
+    """Yield the nested values as text, without the names of fields."""
     if isinstance(value, dict):
         for item in value.values():  # pyright: ignore[reportUnknownVariableType] - any JSON
             yield from _values(item)  # pyright: ignore[reportUnknownArgumentType] - any JSON

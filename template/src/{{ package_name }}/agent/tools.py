@@ -1,9 +1,14 @@
-"""What the agents can do: look back in the log, and tell people.
+"""The tools of the agents: look up events, send a Slack message, open a ticket.
 
-A tool that is not configured says so and does nothing. A decision may be taken again after a crash,
-so outside effects happen at least once; `deps.idempotency_key` lets the other side notice.
+A tool that is not configured returns a sentence about that, and does nothing. The text of an event can make the model
+request anything, so each tool checks what is allowed: which scopes are read, where messages go, how much is sent. It
+returns a refusal as its result, and the decision goes on.
+
+A decision may be taken again after a crash, so external effects happen at least once. Receivers detect repetitions by
+`deps.idempotency_key`.
 """
 
+import html
 from datetime import timedelta
 from typing import Literal
 
@@ -12,17 +17,19 @@ from pydantic_ai import RunContext
 
 from ..core.deps import ReflexDeps
 from ..core.events import event_types
+from ..core.prompt import contain
 from ..core.types import Scope
 
-HOURS_MOST = 168  # a week
-EVENTS_MOST = 100
+MAX_HOURS = 168  # a week
+MAX_EVENTS = 100
+MAX_MESSAGE, MAX_TITLE, MAX_DESCRIPTION = 4_000, 200, 10_000  # characters; more is cut
 
 
 def may_read(own: Scope, other: Scope) -> bool:
-    """Decide whether a decision in one scope may look at the events of another.
+    """Return whether a decision in scope `own` may read the events of scope `other`.
 
-    A client's message can make the model ask for what another client wrote. So the answer is given
-    here and not by the model. Never open the scope of a client (`ws:...`).
+    A client's message can make the model request another client's events, so this function decides and not the model.
+    Never allow the scope of a client (`ws:...`).
     """
     return other == "main" and not own.startswith("ws:")
 
@@ -46,10 +53,10 @@ async def get_recent_events(
     own = ctx.deps.scope
     wanted = own if scope is None else scope
     if wanted != own and not may_read(own, wanted):
-        return f"Events of scope {wanted!r} may not be read from scope {own!r}."
+        return f"Events of scope {wanted[:200]!r} may not be read from scope {own!r}."
     if event_type is not None and event_type not in event_types():
-        return f"There is no event type {event_type!r}; there are {', '.join(event_types())}."
-    span, most = min(max(hours, 1), HOURS_MOST), min(max(limit, 1), EVENTS_MOST)
+        return f"There is no event type {event_type[:200]!r}; there are {', '.join(event_types())}."
+    span, most = min(max(hours, 1), MAX_HOURS), min(max(limit, 1), MAX_EVENTS)
     found = await ctx.deps.store.latest(
         [event_type] if event_type else None,
         scope=wanted,
@@ -59,7 +66,8 @@ async def get_recent_events(
     answer = f"{len(found.events)} events of scope {wanted}, at most {most} of the last {span} h"
     if not found.complete:
         answer += " (there may be older ones: the log is too long to be searched further back)"
-    return "\n".join([f"{answer}:", *(event.model_dump_json() for event in found.events)])
+    lines = [f"{answer}:", *(event.model_dump_json() for event in found.events)]
+    return contain("\n".join(lines), ctx.deps.settings.prompt_max_bytes)
 
 
 async def send_slack_notification(ctx: RunContext[ReflexDeps], channel: str, message: str) -> str:
@@ -67,17 +75,25 @@ async def send_slack_notification(ctx: RunContext[ReflexDeps], channel: str, mes
 
     Args:
         ctx: The run.
-        channel: The channel's name.
-        message: What to say.
+        channel: The channel's name, one of those that are allowed; empty for the usual one.
+        message: What to say, in at most 4,000 characters.
     """
-    webhook = ctx.deps.settings.slack_webhook_url
-    if webhook is None:
+    settings = ctx.deps.settings
+    if settings.slack_webhook_url is None:
         return "Slack is off: SLACK_WEBHOOK_URL is not set."
-    body = {"channel": channel, "text": message}
-    with logfire.suppress_instrumentation():  # the address is the secret: no trace may have it
-        response = await ctx.deps.http.post(webhook.get_secret_value(), json=body)
+    if channel and channel not in settings.slack_channels:
+        logfire.warn("A message to {channel} was refused", channel=channel[:100])
+        allowed = ", ".join(settings.slack_channels) or "only the usual one: leave it empty"
+        return f"Not sent: {channel[:100]!r} is not an allowed channel (SLACK_CHANNELS): {allowed}."
+    # Unescaped, `<!channel>` would notify everybody, and `<address|text>` would be a link.
+    body = {"text": html.escape(message[:MAX_MESSAGE], quote=False)}
+    if channel:
+        body["channel"] = channel
+    webhook = settings.slack_webhook_url.get_secret_value()
+    with logfire.suppress_instrumentation():  # the URL is a secret, so it has no span
+        response = await ctx.deps.http.post(webhook, json=body)
     if response.is_success:
-        return f"Sent to {channel}."
+        return f"Sent to {channel or 'the usual channel'}."
     return f"Slack refused the message: HTTP {response.status_code}."
 
 
@@ -91,13 +107,14 @@ async def create_incident_ticket(
 
     Args:
         ctx: The run.
-        title: One line.
-        description: What is known.
+        title: One line of at most 200 characters.
+        description: What is known, in at most 10,000 characters.
         priority: How urgent it is.
     """
     settings = ctx.deps.settings
     if settings.ticket_url is None:
         return "Tickets are off: TICKET_URL is not set."
+    title, description = title[:MAX_TITLE], description[:MAX_DESCRIPTION]
     key = ctx.deps.idempotency_key("ticket", title, description, priority)
     headers = {"Idempotency-Key": key}
     if settings.ticket_token is not None:

@@ -1,1 +1,1 @@
-"""The doors: HTTP, WebSocket and the stream of events."""
+"""The API: HTTP, WebSocket and Server-Sent Events."""

@@ -1,9 +1,9 @@
-"""The FastAPI application: what it opens when it starts, and which doors it has."""
+"""The FastAPI application: its lifespan, middleware and routers."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI, Security
 
 from .. import TITLE
 from .. import __doc__ as description
@@ -11,15 +11,17 @@ from ..config import Settings, get_settings
 from ..infra.observability import configure_observability, instrument_app
 from ..runtime import open_service
 from .auth import require_key
-from .edge import Edge
 from .errors import add_error_handlers
 from .hub import open_hub
+from .memory_limiter import MemoryLimiter, max_body_bytes
+from .middleware import BodyLimitMiddleware
+from .rate_limits import RateLimits
 from .routes import YOURS, dlq, events, health, stream, ws
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    """Run the service for as long as the application does; its agent too, unless told otherwise."""
+    """Run the service while the application runs; with `API_WORKER`, its agent too."""
     settings: Settings = app.state.settings
     async with open_service(settings, worker=settings.api_worker) as service:
         async with open_hub(service) as hub:
@@ -33,7 +35,7 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the application; it opens its service when it is started."""
+    """Build the application; its lifespan opens the service."""
     configure_observability(settings)
     app = FastAPI(
         title=TITLE,
@@ -43,19 +45,29 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url="/docs" if settings.lenient else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.lenient else None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `instrument_app` has it
     )
     app.state.settings = settings
-    app.add_middleware(Edge, max_body_bytes=settings.api_max_body_bytes)
+    app.state.memory_limiter = MemoryLimiter(settings)
+    app.state.rate_limits = rates = RateLimits(settings)
+    max_bytes = {events.publish_batch: max_body_bytes(settings)}
+    app.add_middleware(
+        BodyLimitMiddleware,
+        settings=settings,
+        rates=rates,
+        memory=app.state.memory_limiter,
+        max_bytes_by_endpoint=max_bytes,
+    )
     add_error_handlers(app)
-    guarded = [Depends(require_key)]
+    # The busiest routes come first: routing tries all earlier routes, twice for each request.
+    app.include_router(events.router, prefix="/events", tags=["events"])
     app.include_router(health.router, tags=["health"])
-    app.include_router(stream.router, prefix="/events", tags=["events"], dependencies=guarded)
-    app.include_router(dlq.router, prefix="/events/dlq", tags=["dlq"], dependencies=guarded)
-    app.include_router(events.router, prefix="/events", tags=["events"], dependencies=guarded)
+    app.include_router(stream.router, prefix="/events", tags=["events"])
+    app.include_router(dlq.router, prefix="/events/dlq", tags=["dlq"])
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
     for prefix, router in YOURS.items():
-        app.include_router(router, prefix=prefix, dependencies=guarded)
-    app.include_router(events.one, prefix="/events", tags=["events"], dependencies=guarded)
+        app.include_router(router, prefix=prefix, dependencies=[Security(require_key)])
+    app.include_router(events.one, prefix="/events", tags=["events"])
     instrument_app(app)
     return app
 

@@ -1,49 +1,62 @@
-"""What routes may ask for."""
+"""Dependencies of routes. All are async: FastAPI runs a sync dependency in a thread."""
 
 from typing import Annotated
 
 import httpx2
-from fastapi import Depends
+from fastapi import Depends, Query
 from fastapi.requests import HTTPConnection
 
 from ..config import Settings
 from ..core.deps import ReflexDeps
 from ..infra.store import EventStore
+from ..infra.store.log import MAX_FILTER_TYPES
 from ..runtime import Service
 from .hub import Hub
 
 
-def get_service(connection: HTTPConnection) -> Service:
+def settings_of(connection: HTTPConnection) -> Settings:
+    """Return the settings that the service was started with."""
+    service: Service = connection.app.state.service
+    return service.settings
+
+
+async def get_service(connection: HTTPConnection) -> Service:
     """Return the running service, for requests and WebSockets alike."""
     return connection.app.state.service
 
 
-def get_store(service: Annotated[Service, Depends(get_service)]) -> EventStore:
+# Each reads the application's state itself: a nested dependency doubles the cost.
+
+
+async def get_store(connection: HTTPConnection) -> EventStore:
     """Return the event store."""
-    return service.store
+    return connection.app.state.store
 
 
-def get_http(service: Annotated[Service, Depends(get_service)]) -> httpx2.AsyncClient:
-    """Return the client for calls to other services."""
-    return service.http
+async def get_http(connection: HTTPConnection) -> httpx2.AsyncClient:
+    """Return the HTTP client for calls to other services."""
+    return connection.app.state.http
 
 
-def get_deps(service: Annotated[Service, Depends(get_service)]) -> ReflexDeps:
-    """Return what agents need, for routes that run one."""
+async def get_deps(connection: HTTPConnection) -> ReflexDeps:
+    """Return the dependencies of an agent, for routes that run one."""
+    service: Service = connection.app.state.service
     return service.deps.within("api", action_id="")
 
 
-def get_hub(connection: HTTPConnection) -> Hub:
-    """Return what tells clients of new events."""
+async def get_hub(connection: HTTPConnection) -> Hub:
+    """Return the hub that streams new events to clients."""
     return connection.app.state.hub
 
 
-def get_connection_settings(service: Annotated[Service, Depends(get_service)]) -> Settings:
+async def get_connection_settings(connection: HTTPConnection) -> Settings:
     """Return the settings that the service was started with."""
-    return service.settings
+    return settings_of(connection)
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
 StoreDep = Annotated[EventStore, Depends(get_store)]
 HubDep = Annotated[Hub, Depends(get_hub)]
 SettingsDep = Annotated[Settings, Depends(get_connection_settings)]
+Types = Annotated[list[str] | None, Query(max_length=MAX_FILTER_TYPES)]
+"""The types of event to show; all if none is given."""

@@ -1,111 +1,145 @@
-"""Telling many clients of new events while reading the log once.
+"""Stream new events to many clients while reading the log once.
 
-A client that does not read its messages is dropped: what it missed waits in the log for it.
+A client that does not read its messages is disconnected. It can resume from its cursor.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+from contextlib import aclosing, asynccontextmanager
 
 from ..config import Settings
-from ..core.types import Scope, Seconds
+from ..core.units import Seconds
+from ..infra.process.supervise import Supervised
 from ..infra.store import Cursor, EventStore, Stored
-from ..infra.store.log import Wanted
-from ..infra.supervise import Supervised
+from ..infra.store.log import EventFilter
 from ..runtime import Service
+from .messages import ClientQueue, Message, UnsentBytes, longest_queue
 
-END_TIMEOUT: Seconds = 2.0  # the connection that it reads from is closed a little later
-
-
-class TooSlow(Exception):
-    """The client did not read its messages in time."""
+STOP_TIMEOUT: Seconds = 2.0  # the database connection is closed afterwards
 
 
-class TooMany(Exception):
-    """The process serves as many clients as it may."""
+class ClientTooSlow(Exception):
+    """The client does not read its messages in time."""
 
 
-class Wants(NamedTuple):
-    """Which events a client wants."""
-
-    types: list[str] | None = None
-    scope: Scope | None = None
-
-    def includes(self, event: Stored) -> bool:
-        """Tell whether an event is among them."""
-        of_type = self.types is None or event.type in self.types
-        return of_type and self.scope in (None, event.scope)
-
-
-class _Client:
-    def __init__(self, wants: Wants, size: int) -> None:
-        self.wants = wants
-        self.queue: asyncio.Queue[tuple[Cursor, Stored]] = asyncio.Queue(size)
-        self.too_slow = False
-
-    def offer(self, cursor: Cursor, event: Stored) -> None:
-        """Queue what the client wants; note that it cannot follow."""
-        if self.wants.includes(event):
-            try:
-                self.queue.put_nowait((cursor, event))
-            except asyncio.QueueFull:
-                self.too_slow = True
+class TooManyClients(Exception):
+    """The process serves the maximum number of clients."""
 
 
 class Hub:
-    """Hands the events of the log to the clients of this process."""
+    """Dispatch the events of the log to the clients of this process."""
 
-    def __init__(self, store: EventStore, settings: Settings, start: Cursor) -> None:
+    def __init__(self, store: EventStore, settings: Settings) -> None:
         self._store = store
-        self._place = start
+        self._position: Cursor | None = None
         self._settings = settings
-        self._clients: set[_Client] = set()
+        self._clients: set[ClientQueue] = set()
+        self._unsent = UnsentBytes(settings.api_max_unsent_bytes)
+        self._catch_up_lock = asyncio.Lock()
+        self._has_clients = asyncio.Event()
 
     @property
     def full(self) -> bool:
-        """Whether another client would be one too many."""
+        """Whether the process serves the maximum number of clients."""
         return len(self._clients) >= self._settings.api_max_connections
 
+    @property
+    def unsent(self) -> int:
+        """The bytes of all messages that are queued for a client or being sent."""
+        return self._unsent.bytes
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the log is followed, which happens while there are clients."""
+        return self._has_clients.is_set()
+
     async def run(self) -> None:
-        """Follow the log until cancelled."""
-        async for cursor, event in self._store.log.follow(self._place, Wanted()):
-            self._place = cursor
-            for client in self._clients:
-                client.offer(cursor, event)
+        """Follow the log until cancelled, while there are clients."""
+        while True:
+            await self._has_clients.wait()
+            async with aclosing(self._store.log.follow(self._position, EventFilter())) as found:
+                async for cursor, event in found:
+                    self._position = cursor
+                    self._dispatch(cursor, event)
+                    if not self._clients:
+                        self._has_clients.clear()
+                        break
+
+    def _dispatch(self, cursor: Cursor, event: Stored) -> None:
+        recipients = [client for client in self._clients if client.event_filter.includes(event)]
+        if not recipients:
+            return
+        message = Message(event)
+        for client in recipients:
+            client.put(cursor, message)
+        while self._unsent.bytes > self._unsent.limit and (client := longest_queue(self._clients)):
+            most = f"{self._unsent.limit} bytes (API_MAX_UNSENT_BYTES)"
+            client.disconnect(f"more than {most} were left unread by all clients together")
+
+    async def _ensure_following(self) -> None:
+        """Start to follow the log from its end; each client reads earlier events itself."""
+        if not self._has_clients.is_set():
+            now = await self._store.end()
+            if not self._has_clients.is_set():  # another client may have come first
+                self._position = now
+                self._has_clients.set()
 
     async def listen(
-        self, wants: Wants, after: Cursor | None = None
-    ) -> AsyncGenerator[tuple[Cursor, Stored | None]]:
-        """Yield a client's events as they commit; with `after`, first what it missed since.
+        self, event_filter: EventFilter, after: Cursor | None = None
+    ) -> AsyncGenerator[tuple[Cursor, Message | None]]:
+        """Yield a client's events as they commit; with `after`, first the events since that cursor.
 
-        What this code cannot read comes as an `UnreadableEvent`. Each comes with the cursor to resume from. None comes once, when the client has caught up.
+        Each event comes with the cursor to resume from. An event that this code cannot read comes as it
+        is stored, with the reason. None comes once, when the client has caught up.
 
         Raises:
-            TooMany: the process serves as many clients as it may.
-            TooSlow: the client left too many of them unread.
+            TooManyClients: the process serves the maximum number of clients.
+            ClientTooSlow: the client left too many messages unread.
         """
         if self.full:
-            raise TooMany("this process serves as many clients as API_MAX_CONNECTIONS allows")
-        client = _Client(wants, self._settings.api_client_queue)
+            raise TooManyClients(
+                "this process serves as many clients as API_MAX_CONNECTIONS allows"
+            )
+        client = ClientQueue(event_filter, self._settings, self._unsent)
         self._clients.add(client)
         try:
-            start = place = after or await self._store.end()
-            async for place, event in self._store.log.read_on(start, Wanted(*wants)):
-                yield place, event
-            while not client.too_slow:
-                cursor, event = await client.queue.get()
+            await self._ensure_following()
+            place = after or await self._store.end()
+            async with aclosing(self._catch_up(client, place)) as missed:
+                async for place, message in missed:
+                    yield place, message
+            while (found := await client.get()) is not None:
+                cursor, message = found
                 if not place.covers(cursor.tx, cursor.seq):
-                    yield cursor.for_one_who_saw(place.until), event
-            raise TooSlow(f"more than {client.queue.maxsize} messages were left unread")
+                    yield cursor.starting_from(place.until), message
+            raise ClientTooSlow(client.disconnect_reason)
         finally:
             self._clients.discard(client)
+            client.close()
+
+    async def _catch_up(
+        self, client: ClientQueue, start: Cursor
+    ) -> AsyncGenerator[tuple[Cursor, Message | None]]:
+        """Yield the events since a cursor; one client reads at a time, while there is capacity."""
+        async with aclosing(self._store.log.read_on(start, client.event_filter)) as found:
+            while True:
+                client.end_send()
+                async with self._catch_up_lock:
+                    await self._unsent.wait_for_capacity()
+                    place, event = await anext(found)
+                    if event is None:
+                        break
+                    message = Message(event)
+                    client.begin_send(message)
+                del event  # while a slow client reads, only the encoded message stays in memory
+                yield place, message
+        yield place, None
 
 
 @asynccontextmanager
 async def open_hub(service: Service) -> AsyncGenerator[Hub]:
-    """Give a hub that follows the log for the block, as one of the service's tasks."""
-    hub = Hub(service.store, service.settings, await service.store.end())
+    """Run a hub for the block, as one of the service's tasks."""
+    hub = Hub(service.store, service.settings)
     task = Supervised("hub", hub.run)
     service.tasks.append(task)
     following = asyncio.create_task(task.run())
@@ -114,4 +148,4 @@ async def open_hub(service: Service) -> AsyncGenerator[Hub]:
     finally:
         service.tasks.remove(task)
         following.cancel()
-        await asyncio.wait([following], timeout=END_TIMEOUT)
+        await asyncio.wait([following], timeout=STOP_TIMEOUT)

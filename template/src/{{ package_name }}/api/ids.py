@@ -1,32 +1,36 @@
-"""Ids of events in addresses: producers choose them, and may use slashes."""
+"""Ids of events in URLs. Producers choose them, and may use slashes."""
 
 import re
 
 from starlette.convertors import Convertor, register_url_convertor
 
-# Other routes have these addresses below `/events`; clients leave out `.` and `..`, encoded or not.
-RESERVED = re.compile(r"stream|dlq(/.*)?|\.\.?", re.DOTALL)
+from ..core.events import TICK_ID_PREFIX
+
+# Other routes have these paths below `/events`; HTTP clients resolve `.` and `..`, encoded or not.
+RESERVED_IDS = re.compile(r"stream|dlq(/.*)?|\.\.?", re.DOTALL)
 
 
-def refusal_of(event_id: str) -> str | None:
-    """Return in words why an id cannot be chosen: its event would have no address."""
-    if not RESERVED.fullmatch(event_id):
-        return None
-    return f"id: {event_id!r} has no address of its own below /events; choose another"
+def id_error(event_id: str) -> str | None:
+    """Return why an id is not allowed: it is reserved for ticks, or has no URL; None if it is allowed."""
+    if event_id.startswith(TICK_ID_PREFIX):
+        return f"id: {event_id!r} begins with {TICK_ID_PREFIX!r}, which is reserved for ticks; choose another"
+    if RESERVED_IDS.fullmatch(event_id):
+        return f"id: {event_id!r} has no URL of its own below /events; choose another"
+    return None
 
 
-class EventId(Convertor[str]):
+class EventIdConvertor(Convertor[str]):
     """Matches one or more characters, slashes included: `{event_id:event_id}`."""
 
-    regex = r"[\s\S]+"  # a dot would leave line breaks out
+    regex = r"[\s\S]+"  # a dot would not match line breaks
 
     def convert(self, value: str) -> str:
         """Return the id."""
         return value
 
     def to_string(self, value: str) -> str:
-        """Return the id as it stands in an address."""
+        """Return the id as it stands in a URL."""
         return value
 
 
-register_url_convertor("event_id", EventId())
+register_url_convertor("event_id", EventIdConvertor())

@@ -1,19 +1,78 @@
-"""The events that clients may publish: all but those that only the service itself does."""
+"""Validation of events that clients and operators publish: internal types are not allowed.
 
-from typing import Annotated, Any
+Clients (HTTP, WebSocket) may set a few fields of an event's meta, operators (command line) all of them.
+"""
 
-from pydantic import AfterValidator, GetJsonSchemaHandler
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from ..core.events import INTERNAL_TYPES, Event, public_types
-from .ids import refusal_of
+from .ids import id_error
+
+CLIENT_META_FIELDS = frozenset({"correlation_id", "replayed_from", "traceparent"})
+"""Fields of an event's meta that clients may set: the service copies them and does not act on them."""
+TRACEPARENT = re.compile(r"([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-)([0-9a-f]{2})")
+SAMPLED = 1  # the flag of a recorded trace (W3C Trace Context)
+MAX_ERRORS = 100  # of one event: formatting a hundred thousand takes a second
+
+
+def allowed_meta(meta: Any) -> Any:
+    """Return the allowed fields of a client's meta; a value that is not an object is left to validation.
+
+    The event continues the client's trace, always as sampled: a client could hide itself otherwise.
+    """
+    if not isinstance(meta, dict):
+        return meta
+    sent = cast("dict[str, Any]", meta)
+    taken = {name: sent[name] for name in CLIENT_META_FIELDS & sent.keys()}
+    found = TRACEPARENT.fullmatch(str(taken.get("traceparent")))
+    if found is not None:
+        taken["traceparent"] = f"{found[1]}{int(found[2], 16) | SAMPLED:02x}"
+    return taken
+
+
+def with_allowed_meta(event: Any) -> Any:
+    """Return a client's event with the allowed fields of its meta."""
+    if not isinstance(event, dict):
+        return event
+    fields = cast("dict[str, Any]", event)
+    return {**fields, "meta": allowed_meta(fields["meta"])} if "meta" in fields else fields
+
+
+def limit_errors(value: Any, validate: Callable[[Any], Event]) -> Event:
+    """Validate an event; replace more than `MAX_ERRORS` errors by their count.
+
+    Raises:
+        ValidationError: the event is not valid.
+        PydanticCustomError: it has too many errors.
+    """
+    try:
+        return validate(value)
+    except ValidationError as error:
+        if error.error_count() <= MAX_ERRORS:
+            raise
+        raise PydanticCustomError(
+            "too_many_errors",
+            "It has {count} errors; send an event",
+            {"count": error.error_count()},
+        ) from None
 
 
 def refuse_internal(event: Event) -> Event:
-    """Refuse what only the service itself publishes.
+    """Reject an event of an internal type.
 
     Raises:
-        PydanticCustomError: the event is of such a type.
+        PydanticCustomError: only the service itself publishes this type.
     """
     if event.type in INTERNAL_TYPES:
         raise PydanticCustomError(
@@ -25,18 +84,18 @@ def refuse_internal(event: Event) -> Event:
 
 
 def refuse_reserved(event: Event) -> Event:
-    """Refuse an id under which the event could not be asked for.
+    """Reject an event with a reserved id.
 
     Raises:
-        PydanticCustomError: the event has such an id.
+        PydanticCustomError: the id is reserved, or has no URL.
     """
-    if refusal := refusal_of(event.id):
+    if refusal := id_error(event.id):
         raise PydanticCustomError("reserved", "{refusal}", {"refusal": refusal})
     return event
 
 
-class LeftOut:
-    """Leaves the internal types out of the API's documentation."""
+class HideInternalTypes:
+    """Exclude the internal types from the API's documentation."""
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -50,7 +109,15 @@ class LeftOut:
         return schema
 
 
-# A named type: FastAPI would take an anonymous union apart, and document it wrongly.
+# A named type: FastAPI splits an anonymous union, and documents it wrongly.
+type OperatorEvent = Annotated[
+    Event, AfterValidator(refuse_internal), AfterValidator(refuse_reserved), HideInternalTypes()
+]
 type IncomingEvent = Annotated[
-    Event, AfterValidator(refuse_internal), AfterValidator(refuse_reserved), LeftOut()
+    Event,
+    WrapValidator(limit_errors),
+    BeforeValidator(with_allowed_meta),
+    AfterValidator(refuse_internal),
+    AfterValidator(refuse_reserved),
+    HideInternalTypes(),
 ]

@@ -1,76 +1,26 @@
-"""The command line: run the service, migrate its database, publish and read events, look after its queue.
+"""The command line: run the service, migrate its database, publish and read events, manage its queue.
 
-Exit codes: 0 when it worked, 1 when it did not, which one sentence explains, 2 for wrong usage, 130 when interrupted.
+Exit codes: 0 for success, 1 for a failure, with one sentence on standard error, 2 for wrong usage, 130 for an interrupt.
 """
 
-import os
 import sys
 
-import asyncpg
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-from typer import Typer
+from ..infra.process.gc_tuning import paused_gc
+from ..infra.process.streams import configure_streams
+from .lazy_logfire import SERVICE_COMMANDS, defer_logfire
 
-from .. import COMMAND
-from ..config import Settings, get_settings
-from ..infra.database import StartupError
-from ..infra.streams import open_streams
-from ..sources import misspelt
-from . import events, queue, running
-from .opening import trouble
-from .output import CommandFailed, ReaderLeft, discard, fail, warn
-
-app = Typer(
-    help=__doc__,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for part in (running, events, queue):
-    app.add_typer(part.app)
+INTERRUPTED = 130  # the exit code of a process that SIGINT ended, as in a shell
 
 
 def main() -> None:
-    """Run the command line; whatever is wrong is said in one sentence, with exit code 1."""
-    open_streams()
+    """Run the command line."""
+    configure_streams()
+    if SERVICE_COMMANDS.isdisjoint(sys.argv[1:2]):
+        defer_logfire()
     try:
-        _warn_of_misspelt()
-        app()
-    except ReaderLeft:
-        raise SystemExit(0) from None
-    except (CommandFailed, StartupError, ValidationError, SettingsError, ValueError) as error:
-        fail(_sentence(error))
-    except asyncpg.PostgresError as error:
-        fail(trouble(error))
-    except PermissionError as error:  # of a secret, for example
-        fail(f"{error.filename or error} cannot be read: let this user read it.")
-    except OSError as error:
-        if not error.filename:
-            discard(sys.stdout)
-        fail(f"{error.filename or 'Output'}: {error.strerror or error}.")
+        with paused_gc():
+            from .commands import run
 
-
-def _warn_of_misspelt() -> None:
-    """Warn once of each name that resembles a setting, but not while a shell completes a word."""
-    if f"_{COMMAND}_COMPLETE".replace("-", "_").upper() in os.environ:
-        return
-    for sentence in misspelt(Settings):
-        warn(sentence, as_json=_logs_json())
-
-
-def _logs_json() -> bool:
-    try:
-        return get_settings().log_format == "json"
-    except (ValidationError, SettingsError):
-        return False  # the command itself reports what is wrong
-
-
-def _sentence(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problems = [
-        f"{'.'.join(map(str, item['loc'])).upper() or 'Settings'}:"
-        f" {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    ]
-    return "; ".join(problems)
+        run()
+    except KeyboardInterrupt:  # before a command began; a running command handles its own
+        raise SystemExit(INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""Commands that publish events, read past ones, and watch them happen."""
+"""Commands that publish, replay and tail events."""
 
 import sys
 from contextlib import aclosing, suppress
@@ -12,18 +12,19 @@ from rich.text import Text
 from .. import COMMAND
 from ..core.events import public_types
 from ..infra.store import EventStore, Stored, UnreadableEvent
-from ..infra.store.log import Wanted
-from .forward import Forwarder
-from .lines import Publishing, Writing, name_of, validated
-from .opening import OneScope, Types, period, require_types, split_types, with_store
-from .output import Json, Terminal, plain, say, telling, writing
-from .progress import progress_of
+from ..infra.store.log import EventFilter
+from ..infra.text import one_line
+from .jsonl import JsonLinesPublisher, JsonLinesWriter, name_of, validate_event
+from .options import OneScope, Types, period, require_types, split_types
+from .output import Json, Terminal, echo, report_progress_on_error, translate_write_errors
+from .store import operator, with_store
 
 COLORS = {
     "lifecycle": "bright_black",
     "timer.tick": "bright_black",
     "agent.action": "bold green",
     "agent.dropped": "yellow",
+    "operator.action": "bold yellow",
 }
 
 app = typer.Typer()
@@ -41,37 +42,49 @@ def complete_public(incomplete: str) -> list[str]:
 )
 def publish(
     type_: Annotated[
-        str | None, typer.Argument(metavar="[TYPE]", autocompletion=complete_public)
+        str | None,
+        typer.Argument(
+            metavar="[TYPE]",
+            help="The type of the event. An unknown type lists all of them.",
+            autocompletion=complete_public,
+        ),
     ] = None,
     fields: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=TEXT | NAME:=JSON]...", help="What the event says."),
+        typer.Argument(
+            metavar="[NAME=TEXT | NAME:=JSON]...",
+            help="Its fields. Use NAME=TEXT for texts, numbers and times, and NAME:=JSON for lists, objects"
+            """ and null, as in tags:='["a", "b"]'.""",
+        ),
     ] = None,
-    source: Annotated[str, typer.Option(help="Who says so.")] = "cli",
+    source: Annotated[str, typer.Option(help="The source of the event.")] = "cli",
     file: Annotated[
         typer.FileBinaryRead | None,
         typer.Option(
-            "--file", "-f", metavar="FILE", help="JSON Lines instead; - is standard input."
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="Publish the JSON Lines of a file; - is standard input.",
         ),
     ] = None,
 ) -> None:
-    """Publish one event, or all of a file, where a bad line is the end; say how far that came.
+    """Publish one event, or all events of a file up to the first invalid line; print how many.
 
-    A line with an id is never published twice, so a file of such lines may also be sent again as it is.
+    A line with an id is never published twice, so a file of such lines can be sent again as it is.
     """
     if (type_ is None) == (file is None):
-        raise typer.BadParameter("give a TYPE, or --file, one of them")
+        raise typer.BadParameter("give either a TYPE or --file")
     if type_ and type_ not in public_types():
         known = ", ".join(public_types())
-        raise typer.BadParameter(f"TYPE: there is no {type_!r} to publish; there are {known}")
+        raise typer.BadParameter(f"TYPE: {type_!r} is not a type to publish; use one of {known}")
     if file is not None:
-        publishing = Publishing(file, name_of(file))
-        with telling(publishing.so_far):
-            say(with_store(publishing.publish))
+        publishing = JsonLinesPublisher(file, name_of(file))
+        with report_progress_on_error(publishing.progress):
+            echo(with_store(publishing.publish))
         return
-    event = validated({"source": source, **_fields(fields or []), "type": type_})
-    new = with_store(lambda store: store.publish(event))
-    say(event.id if new else f"{event.id} was published before")
+    event = validate_event({"source": source, **_fields(fields or []), "type": type_})
+    new = with_store(lambda store: store.publish_many([event], by=operator()))
+    echo(event.id if new else f"{event.id} was published before")
 
 
 @app.command(
@@ -80,8 +93,8 @@ def publish(
     f"  {COMMAND} replay --last 1d --publish-to http://localhost:8001"
 )
 def replay(
-    start: Annotated[str | None, typer.Option(help="From this ISO time.")] = None,
-    end: Annotated[str | None, typer.Option(help="Up to this ISO time.")] = None,
+    start: Annotated[str | None, typer.Option(help="Start at this ISO time.")] = None,
+    end: Annotated[str | None, typer.Option(help="End at this ISO time.")] = None,
     last: Annotated[str | None, typer.Option(help="Only the last 30m, 1h, 2d ...")] = None,
     types: Types = None,
     scope: OneScope = None,
@@ -95,35 +108,42 @@ def replay(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Publish them to another instance, with replayed_from in their meta and under new ids,"
-            " which for one URL are always the same: safe to repeat.",
+            help="Publish them to another instance, with new ids and with replayed_from in their meta."
+            " The ids depend only on the URL and the old ids, so this can be repeated safely.",
         ),
     ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="REPLAY_API_KEY", help="A bearer key of that instance.")
     ] = None,
 ) -> None:
-    """Print past events as JSON Lines, in the order in which they happened; changes nothing here.
+    """Print past events as JSON Lines, in their order. Nothing changes in this instance.
 
-    An event that this code cannot read is printed as it is stored, with the reason in `unreadable`.
+    An event that this version cannot read is printed as it is stored, with the reason in `unreadable`.
     """
     since, until = period(start, end, last)
     wanted = split_types(types)
     if output and publish_to:
-        raise typer.BadParameter("give --output or --publish-to, one of them")
+        raise typer.BadParameter("give either --output or --publish-to")
 
-    sink = Forwarder(publish_to, key, since) if publish_to else Writing(output or sys.stdout)
+    if publish_to:
+        from .forward import Forwarder  # loads a client for HTTP
+
+        sink = Forwarder(publish_to, key, since)
+    else:
+        sink = JsonLinesWriter(output or sys.stdout)
+
+    from .progress import progress_of
 
     async def run(store: EventStore) -> str:
         await require_types(store, wanted)
-        async with aclosing(store.log.replay(since, until, Wanted(wanted, scope))) as found:
-            # A bar would be in the way of events on the same terminal.
+        async with aclosing(store.log.replay(since, until, EventFilter(wanted, scope))) as found:
+            # A progress bar would mix with events on the same terminal.
             hidden = not output and not publish_to and sys.stdout.isatty()
             with progress_of(since, until, found, hidden=hidden) as events:
                 return await sink.send(events)
 
-    with telling(sink.so_far):
-        say(with_store(run), err=True)
+    with report_progress_on_error(sink.progress):
+        echo(with_store(run), err=True)
 
 
 @app.command(epilog=f"Examples: {COMMAND} tail --types agent.action  |  {COMMAND} tail --json")
@@ -133,33 +153,40 @@ def tail(types: Types = None, scope: OneScope = None, as_json: Json = False) -> 
 
     async def run(store: EventStore) -> None:
         await require_types(store, wanted)
-        async for _, event in store.log.follow(None, Wanted(wanted, scope)):
+        async for _, event in store.log.follow(None, EventFilter(wanted, scope)):
             if as_json:
-                say(event.model_dump_json())
+                echo(event.model_dump_json())
                 continue
-            with writing(sys.stdout):
+            with translate_write_errors(sys.stdout):
                 terminal.print(line_of(event))
 
-    with suppress(KeyboardInterrupt):  # it has no other end
+    with suppress(KeyboardInterrupt):  # the only way to end it
         with_store(run)
 
 
 def _fields(pairs: list[str]) -> dict[str, Any]:
-    """Read `name=text` and `name:=json`."""
+    """Parse arguments such as `name=text` and `name:=json`."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.removesuffix(":"):
-            raise typer.BadParameter(f"{pair!r} is no field; write NAME=TEXT or NAME:=JSON")
+            raise typer.BadParameter(f"{pair!r} is not a field; write NAME=TEXT or NAME:=JSON")
         try:
-            found[name.removesuffix(":")] = from_json(text) if name.endswith(":") else text
+            found[name.removesuffix(":")] = _json(text) if name.endswith(":") else text
         except ValueError as error:
-            raise typer.BadParameter(f"{pair!r}: after := comes JSON ({error})") from error
+            raise typer.BadParameter(
+                f"{pair!r}: the value after := is not valid JSON ({error})"
+            ) from error
     return found
 
 
+def _json(text: str) -> Any:
+    """Parse JSON of an argument, which may have bytes that are not valid UTF-8."""
+    return from_json(text.encode(errors="surrogateescape"))
+
+
 def line_of(event: Stored) -> Text:
-    """Return an event as a line for people."""
+    """Return an event as a coloured line."""
     if isinstance(event, UnreadableEvent):
         details = event.model_dump_json(include={"id", "payload", "unreadable"})
     else:
@@ -168,14 +195,14 @@ def line_of(event: Stored) -> Text:
         )
     return Text.assemble(
         (f"{_local(event.timestamp):%H:%M:%S.%f} ", "bright_black"),
-        (plain(f"{event.scope} "), "cyan"),
-        (f"{event.type} ", COLORS.get(event.type, "yellow")),
-        plain(details),
+        (one_line(f"{event.scope} "), "cyan"),
+        (one_line(f"{event.type} "), COLORS.get(event.type, "yellow")),
+        one_line(details),
     )
 
 
 def _local(time: datetime) -> datetime:
-    """Return a time by the clock of this machine; one at an end of the calendar stays as it is."""
+    """Return a time in the local zone; a time at the end of the calendar is returned unchanged."""
     try:
         return time.astimezone()
     except (OverflowError, ValueError):

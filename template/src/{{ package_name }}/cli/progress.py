@@ -1,4 +1,7 @@
-"""How far a replay has come, on a terminal: by the time of its events, since counting them would take as long."""
+"""Show the progress of a replay on a terminal.
+
+Progress is measured by the time of the events: counting them takes as long as the replay.
+"""
 
 import time
 from collections.abc import AsyncIterator, Generator
@@ -8,7 +11,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..core.types import Seconds
+from ..core.units import Seconds
 from ..infra.store import Stored
 
 REDRAW: Seconds = 0.1
@@ -18,7 +21,7 @@ REDRAW: Seconds = 0.1
 def progress_of(
     since: datetime, until: datetime | None, events: AsyncIterator[Stored], *, hidden: bool
 ) -> Generator[AsyncIterator[Stored]]:
-    """Give the events, and show how many there were and how much of the time lies behind."""
+    """Pass the events on, and show their number and the share of the period that is done."""
     console = Console(stderr=True)
     if hidden or not console.is_terminal:
         yield events
@@ -41,7 +44,7 @@ async def _counted(
     async for event in events:
         count += 1
         if task is None:
-            since = max(since, event.timestamp)  # before that there was nothing
+            since = max(since, event.timestamp)  # the log starts here
             task = progress.add_task(
                 "", total=(until - since).total_seconds(), count=0, at=event.timestamp
             )

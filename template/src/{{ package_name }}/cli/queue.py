@@ -1,4 +1,4 @@
-"""Commands that look after the queue: what is owed, what was given up, what is old."""
+"""Commands that manage the queue: deliveries, dead letters and old events."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -9,113 +9,167 @@ from pydantic_core import to_jsonable_python
 
 from .. import COMMAND
 from ..infra.store import EventStore
-from ..infra.store.codec import load_or_show
-from .opening import duration, with_store
-from .output import CommandFailed, Json, fail, say
+from ..infra.store.codec import load_json_or_text
+from .options import duration
+from .output import CommandFailed, Json, confirm, echo, fail
+from .store import operator, with_store
 from .tables import print_rows
 
 app = typer.Typer()
-dlq = typer.Typer(help="Look after events that were given up.", no_args_is_help=True)
+dlq = typer.Typer(help="List, retry and purge dead letters.", no_args_is_help=True)
 app.add_typer(dlq, name="dlq")
 
-Whose = Annotated[str, typer.Option("--subscriber", help="Whose: `stats` shows them all.")]
-EventId = Annotated[str, typer.Argument(help="As `dlq list` shows it.")]
+Subscriber = Annotated[
+    str, typer.Option("--subscriber", help="The subscriber; `stats` lists all of them.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count: change nothing.")]
+EventId = Annotated[str, typer.Argument(help="The id, as `dlq list` shows it.")]
 
 
 @app.command(epilog=f"Examples: {COMMAND} stats, {COMMAND} stats --json | jq '.[0].depth'")
 def stats(as_json: Json = False) -> None:
-    """Show what each subscriber is owed."""
+    """Show the pending, in-flight, held and dead deliveries of each subscriber."""
     rows = [row._asdict() for row in with_store(lambda store: store.stats())]
-    print_rows(rows, "Nobody is subscribed.", as_json=as_json)
+    print_rows(rows, "There are no subscribers.", as_json=as_json)
 
 
-@app.command(epilog=f"Example: {COMMAND} prune --older-than 30d")
+@app.command(
+    epilog=f"Examples: {COMMAND} prune --older-than 30d --dry-run, {COMMAND} prune --older-than 30d"
+)
 def prune(
-    older_than: Annotated[str, typer.Option(help="Age, as 30d, 12h ...")],
+    older_than: Annotated[str, typer.Option(help="Their age, such as 30d or 12h.")],
+    dry_run: DryRun = False,
 ) -> None:
-    """Delete old events that are owed to nobody. Their ids then count as new again."""
+    """Delete old events without pending deliveries. Their ids then count as new again."""
     age = duration(older_than).total_seconds()
-    say(f"Deleted {with_store(lambda store: store.prune(age))} events")
+    if dry_run:
+        echo(f"Would delete {with_store(lambda store: store.count_prunable(age))} events")
+        return
+    echo(f"Deleted {with_store(lambda store: store.prune(age, by=operator()))} events")
+
+
+@app.command(epilog=f"Examples: {COMMAND} erase user:ada --dry-run, {COMMAND} erase user:ada")
+def erase(
+    scope: Annotated[str, typer.Argument(help="The whole scope, as `tail` shows it.")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Delete a scope: its events, their deliveries, and the agent's notes."""
+    if dry_run or not yes:
+        count = with_store(lambda store: store.count_scope_events(scope)) or _no_scope(scope)
+        if dry_run:
+            echo(f"Would delete {count} events")
+            return
+        confirm(f"Delete {count} events of {scope}? This cannot be undone.")
+    erased = with_store(lambda store: store.erase(scope, by=operator())) or _no_scope(scope)
+    echo(f"Deleted {erased} events")
+
+
+def _no_scope(scope: str) -> NoReturn:
+    fail(f"The log has no event of scope {scope!r}; `{COMMAND} tail` shows the scopes.")
 
 
 @dlq.command("list", epilog=f"Examples: {COMMAND} dlq list, {COMMAND} dlq list --limit 5 --json")
 def list_dead(
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
-    whose: Whose = "agent",
+    limit: Annotated[int, typer.Option(min=1, help="The most dead letters to show.")] = 100,
+    subscriber: Subscriber = "agent",
     as_json: Json = False,
 ) -> None:
     """Show the newest dead letters."""
-    letters = _with_dead(whose, lambda store: store.dlq_list(limit))
-    rows = [
-        {
-            "id": item.id,
-            "type": item.type,
-            "source": item.source,
-            "died": item.dead_at.isoformat(timespec="seconds"),
-            "attempts": item.attempts,
-            "error": item.error,
-        }
-        for item in letters
-    ]
+    rows = _with_dead_letters(subscriber, lambda store: _dead_letter_rows(store, limit))
     print_rows(rows, "The DLQ is empty.", as_json=as_json)
 
 
+async def _dead_letter_rows(store: EventStore, limit: int) -> list[dict[str, Any]]:
+    """Return the shown columns of the newest dead letters, without keeping whole pages in memory."""
+    rows: list[dict[str, Any]] = []
+    page = await store.dlq_page(limit)
+    while True:
+        rows += [
+            {
+                "id": item.id,
+                "type": item.type,
+                "source": item.source,
+                "died": item.dead_at.isoformat(timespec="seconds"),
+                "attempts": item.attempts,
+                "error": item.error,
+            }
+            for item in page.letters
+        ]
+        if page.stopped_at != "bytes":
+            return rows
+        page = await store.dlq_page(limit - len(rows), before=page.before)
+
+
 @dlq.command("show", epilog=f"Example: {COMMAND} dlq show 01933b5e-...")
-def show(event_id: EventId, whose: Whose = "agent") -> None:
-    """Show one dead letter with everything that is known of it, as JSON."""
-    letter = _with_dead(whose, lambda store: store.dlq_show(event_id))
+def show(event_id: EventId, subscriber: Subscriber = "agent") -> None:
+    """Show one dead letter with all its fields, as JSON."""
+    letter = _with_dead_letters(subscriber, lambda store: store.dlq_show(event_id))
     if letter is None:
-        _no_such(event_id)
-    said = {name: load_or_show(getattr(letter, name)) for name in ("payload", "meta")}
-    say(json.dumps(to_jsonable_python(letter._asdict() | said), indent=2))
+        _not_found(event_id)
+    stored = {name: load_json_or_text(getattr(letter, name)) for name in ("payload", "meta")}
+    echo(*json.dumps(to_jsonable_python(letter._asdict() | stored), indent=2).split("\n"))
 
 
 @dlq.command("retry", epilog=f"Example: {COMMAND} dlq retry 01933b5e-...")
-def retry(event_id: EventId, whose: Whose = "agent") -> None:
-    """Give one dead letter all its attempts again."""
-    if not _with_dead(whose, lambda store: store.dlq_retry(event_id)):
-        _no_such(event_id)
-    say(f"{event_id} is due again")
+def retry(event_id: EventId, subscriber: Subscriber = "agent") -> None:
+    """Retry one dead letter, with all its attempts."""
+    if not _with_dead_letters(subscriber, lambda store: store.dlq_retry(event_id, by=operator())):
+        _not_found(event_id)
+    echo(f"{event_id} is due again")
 
 
 @dlq.command("retry-all", epilog=f"Example: {COMMAND} dlq retry-all")
-def retry_all(whose: Whose = "agent") -> None:
-    """Give all dead letters all their attempts again."""
-    count = _with_dead(whose, lambda store: store.dlq_retry_all())
-    say(f"{count} events are due again")
+def retry_all(subscriber: Subscriber = "agent") -> None:
+    """Retry all dead letters, each with all its attempts."""
+    count = _with_dead_letters(subscriber, lambda store: store.dlq_retry_all(by=operator()))
+    echo(f"{count} events are due again")
 
 
-@dlq.command("purge", epilog=f"Examples: {COMMAND} dlq purge, {COMMAND} dlq purge 01933b5e-...")
+@dlq.command(
+    "purge",
+    epilog=f"Examples: {COMMAND} dlq purge --dry-run, {COMMAND} dlq purge, {COMMAND} dlq purge 01933b5e-...",
+)
 def purge(
-    event_id: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
-    whose: Whose = "agent",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    event_id: Annotated[str | None, typer.Argument(help="Purge only this one.")] = None,
+    subscriber: Subscriber = "agent",
+    dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
-    """Drop all dead letters, or one. The log keeps their events."""
-    if not yes:
-        typer.confirm(f"Drop {event_id or 'all dead letters'}?", abort=True)
-    dropped = _with_dead(whose, lambda store: store.dlq_purge(event_id))
+    """Purge all dead letters, or one. The log keeps their events."""
+    if dry_run or not yes:
+        count = _with_dead_letters(subscriber, lambda store: store.dlq_count(event_id))
+        if event_id is not None and not count:
+            _not_found(event_id)
+        if dry_run or not count:
+            echo(f"Would purge {count} dead letters")
+            return
+        confirm(f"Purge {event_id or f'{count} dead letters of {subscriber}'}?")
+    dropped = _with_dead_letters(subscriber, lambda store: store.dlq_purge(event_id, by=operator()))
     if event_id is not None and not dropped:
-        _no_such(event_id)
-    say(f"Dropped {dropped} dead letters")
+        _not_found(event_id)
+    echo(f"Purged {dropped} dead letters")
 
 
-def _with_dead[T](whose: str, run: Callable[[EventStore], Coroutine[Any, Any, T]]) -> T:
-    """Do something with the dead letters of a subscriber.
+def _with_dead_letters[T](
+    subscriber: str, run: Callable[[EventStore], Coroutine[Any, Any, T]]
+) -> T:
+    """Run a coroutine with the store of a subscriber.
 
     Raises:
-        CommandFailed: there is no such subscriber.
+        CommandFailed: the subscriber does not exist.
     """
 
     async def checked(store: EventStore) -> T:
         names = [each.subscriber for each in await store.stats()]
-        if whose not in names:
+        if subscriber not in names:
             known = ", ".join(names)
-            raise CommandFailed(f"--subscriber: there is no {whose!r}; there are {known}")
+            raise CommandFailed(f"--subscriber: {subscriber!r} does not exist; use one of {known}")
         return await run(store)
 
-    return with_store(checked, whose)
+    return with_store(checked, subscriber)
 
 
-def _no_such(event_id: str) -> NoReturn:
-    fail(f"There is no dead letter {event_id!r}; `{COMMAND} dlq list` shows which there are.")
+def _not_found(event_id: str) -> NoReturn:
+    fail(f"The dead letter {event_id!r} does not exist: `{COMMAND} dlq list` shows all.")

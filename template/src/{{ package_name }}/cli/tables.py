@@ -1,9 +1,8 @@
-"""Rows of values: a table on a wide terminal, a block each on a narrow one, lines in a pipe, or JSON.
+"""Print rows as a table, as blocks on a narrow terminal, as tab-separated lines in a pipe, or as JSON.
 
-No value is ever cut: an id that cannot be copied is of no use.
+Values are never truncated: an id must stay copyable.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,38 +11,40 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from .output import Terminal, plain, say, writing
+from ..infra.text import json_line, one_line
+from .output import Terminal, echo, print_rows_as_tsv, translate_write_errors
 
 type Rows = Sequence[dict[str, Any]]
 
 
 def print_rows(rows: Rows, nothing: str, *, as_json: bool) -> None:
-    """Print rows for people or, in a pipe, as lines of values between tabs; or as JSON.
+    """Print rows for people or, in a pipe, as tab-separated lines; with `as_json`, as JSON.
 
-    If there are none, people read `nothing`.
+    If there are no rows, print the sentence `nothing` instead.
     """
     if as_json:
-        say(json.dumps(rows, default=str))
+        echo(json_line(rows))
     elif not rows:
-        say(nothing)
+        echo(nothing)
     elif sys.stdout.isatty():
         _print_for_people([{name: _text(value) for name, value in row.items()} for row in rows])
     else:
-        lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-        say("\n".join("\t".join(" ".join(cell.split()) for cell in line) for line in lines))
+        print_rows_as_tsv(
+            [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+        )
 
 
 def _text(value: object) -> str:
-    return "" if value is None else plain(str(value))
+    return "" if value is None else one_line(str(value))
 
 
 def _print_for_people(rows: list[dict[str, str]]) -> None:
     terminal, table = Terminal(), _table(rows)
     unlimited = terminal.options.update(max_width=sys.maxsize)
     if Measurement.get(terminal, unlimited, table).minimum > terminal.width:
-        say("\n\n".join(map(_block, rows)))
+        echo(*"\n\n".join(map(_block, rows)).split("\n"))
         return
-    with writing(sys.stdout):
+    with translate_write_errors(sys.stdout):
         terminal.print(table)
 
 
@@ -52,11 +53,11 @@ def _table(rows: list[dict[str, str]]) -> Table:
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row.values()))  # brackets and colons are no markup
+        table.add_row(*map(Text, row.values()))  # `Text` does not interpret brackets as markup
     return table
 
 
 def _block(row: dict[str, str]) -> str:
-    """Return a row as a line for each of its values."""
+    """Return a row as one line for each value."""
     width = max(map(len, row)) + 2
     return "\n".join(f"{name:{width}}{value}" for name, value in row.items())

@@ -1,1 +1,1 @@
-"""The vocabulary: events, the context they gather in, and what a decision may use."""
+"""The domain: events, the context in which they gather, and the dependencies of a decision."""

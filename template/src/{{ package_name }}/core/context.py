@@ -1,7 +1,6 @@
-"""Working memory: the events of one scope that passed the filters since the last action.
+"""The working memory of a scope: the events that passed the filter since the last action.
 
-What it holds is rebuilt from the database after a crash or on another worker, so nothing
-here needs saving but `scratch`, which travels with the held events.
+After a crash, or on another worker, it is rebuilt from the database. Only `scratch` is stored besides the held events.
 """
 
 from bisect import insort
@@ -13,29 +12,37 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from .events import Event, utc_now
-from .types import Scope, Seconds
+from .prompt import MAX_PROMPT_BYTES, MIN_LINE_BYTES, SUMMARY_SHARE, block, in_json, named
+from .units import Scope, Seconds
+
+OTHER_LINES = 4  # lines of a summary above and below the events
 
 
-def _in_order(event: Event) -> tuple[datetime, int]:
+def _position(event: Event) -> tuple[datetime, int]:
     return event.timestamp, event.seq
 
 
 def _sorted(events: list[Event]) -> list[Event]:
     """Return the events in order of `(timestamp, seq)`, each id once."""
-    return sorted({event.id: event for event in events}.values(), key=_in_order)
+    return sorted({event.id: event for event in events}.values(), key=_position)
 
 
 def _insert(events: list[Event], event: Event) -> None:
     if not events or events[-1].timestamp < event.timestamp:
-        events.append(event)  # as nearly all are
+        events.append(event)  # the usual case
     else:
-        insort(events, event, key=_in_order)
+        insort(events, event, key=_position)
+
+
+def _as_line(event: Event) -> str:
+    details = event.model_dump_json(exclude={"id", "type", "timestamp", "meta", "scope"})
+    return f"- {event.timestamp.isoformat()} {event.type} {details}"
 
 
 class DecisionContext(BaseModel):
-    """What a trigger decides on.
+    """The context of a decision: what a trigger evaluates.
 
-    `scratch` is yours for counts, flags and notes; it must be JSON. Times are the database's.
+    Use `scratch` for counts, flags and notes; it must be JSON. Times are the database's.
     """
 
     scope: Scope
@@ -44,8 +51,7 @@ class DecisionContext(BaseModel):
     created_at: datetime = Field(default_factory=utc_now)
     last_action_at: datetime | None = None
 
-    # Cached properties, since reading Pydantic's private attributes takes longer than what is done
-    # with them.
+    # Cached properties, since reading Pydantic's private attributes takes longer than using their values.
 
     @cached_property
     def _ids(self) -> set[str]:
@@ -60,6 +66,10 @@ class DecisionContext(BaseModel):
     def _clock(self) -> Callable[[], datetime]:
         return utc_now
 
+    @cached_property
+    def _max_prompt_bytes(self) -> int:
+        return MAX_PROMPT_BYTES
+
     @model_validator(mode="after")
     def _order(self) -> Self:
         self.events = _sorted(self.events)
@@ -72,7 +82,7 @@ class DecisionContext(BaseModel):
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Copy everything but the clock: behind it is the store, with its connections."""
+        """Copy everything except the clock, which belongs to the store and its connections."""
         return super().__deepcopy__({**(memo or {}), id(self._clock): self._clock})
 
     @classmethod
@@ -86,7 +96,7 @@ class DecisionContext(BaseModel):
         last_action_at: datetime | None,
         clock: Callable[[], datetime],
     ) -> "DecisionContext":
-        """Rebuild a context from what the store remembers of its scope."""
+        """Build a context from a scope's held and recent events, notes and last action."""
         context = cls.model_construct(
             scope=scope,
             events=_sorted(events),
@@ -99,12 +109,12 @@ class DecisionContext(BaseModel):
         return context
 
     def now(self) -> datetime:
-        """Return the store's time."""
+        """Return the database's time, as the store estimates it."""
         return self._clock()
 
     def add(self, event: Event) -> None:
-        """Take an event in, in order of `(timestamp, seq)`; one that is there already is not doubled."""
-        if len(self._ids) != len(self.events):  # somebody changed the list itself
+        """Insert an event in order of `(timestamp, seq)`, unless it is there already."""
+        if len(self._ids) != len(self.events):  # the list was changed directly
             self._ids = {known.id for known in self.events}
         if event.id not in self._ids:
             self._ids.add(event.id)
@@ -116,26 +126,37 @@ class DecisionContext(BaseModel):
         return [event for event in self.events if event.recorded_at >= since]
 
     def recent(self, seconds: Seconds) -> list[Event]:
-        """Return what passed the filters in the last `seconds`, acted on or not.
+        """Return the events that passed the filter in the last `seconds`, acted on or not.
 
-        Unlike `window` this survives `clear`, which is what a rate limit needs.
+        Unlike `window`, it includes events from before the last action, as a rate limit needs.
         """
         since = self.now() - timedelta(seconds=seconds)
         return [event for event in self._all() if event.recorded_at >= since]
 
     def _all(self) -> list[Event]:
         """Return the events that were acted on and those that were not, in order."""
-        if self._past and self.events and _in_order(self._past[-1]) > _in_order(self.events[0]):
-            return sorted([*self._past, *self.events], key=_in_order)
+        if self._past and self.events and _position(self._past[-1]) > _position(self.events[0]):
+            return sorted([*self._past, *self.events], key=_position)
         return [*self._past, *self.events]
 
     def forget(self, older_than: Seconds) -> None:
-        """Drop from `recent` what was acted on and is older than so many seconds."""
+        """Remove from `recent` the events that were acted on and are older than `older_than` seconds."""
         since = self.now() - timedelta(seconds=older_than)
         self._past = [event for event in self._past if event.recorded_at >= since]
 
+    def limit_recent(self, max_bytes: int) -> int:
+        """Remove from `recent` the oldest events that were acted on, beyond `max_bytes`; return the bytes kept."""
+        kept = 0
+        for place in reversed(range(len(self._past))):
+            weight = self._past[place].stored_weight
+            if kept + weight > max_bytes:
+                self._past = self._past[place + 1 :]
+                break
+            kept += weight
+        return kept
+
     def drop(self, seqs: set[int]) -> None:
-        """Let go of the events at these places of the log: the scope holds too many."""
+        """Remove the events with these `seq`s, because the scope holds too many."""
         self._ids.difference_update([event.id for event in self.events if event.seq in seqs])
         self.events = [event for event in self.events if event.seq not in seqs]
 
@@ -150,26 +171,39 @@ class DecisionContext(BaseModel):
         return [event for event in self.events if event.recorded_at > self.last_action_at]
 
     def count_by_type(self) -> dict[str, int]:
-        """Return how many events of each type there are."""
+        """Return the number of the context's events by type."""
         counts: dict[str, int] = {}
         for event in self.events:
             counts[event.type] = counts.get(event.type, 0) + 1
         return counts
 
-    def summarize(self, max_events: int = 10) -> str:
-        """Describe the context in words that a model can be given."""
-        lines = [f"Scope {self.scope} holds {len(self.events)} events: {self.count_by_type()}."]
-        if latest := self.events[-max_events:] if max_events > 0 else []:
-            lines.append(f"The latest {len(latest)}:")
-        for event in latest:
-            details = event.model_dump_json(exclude={"id", "type", "timestamp", "meta", "scope"})
-            lines.append(f"- {event.timestamp.isoformat()} {event.type} {details}")
+    def limit_prompt(self, max_bytes: int) -> None:
+        """Set the most bytes of a prompt; a summary takes at most seven eighths of it."""
+        self._max_prompt_bytes = max_bytes
+
+    def summarize(self, max_events: int = 10, max_bytes: int | None = None) -> str:
+        """Return the context as a block of data for a prompt, in at most `max_bytes`.
+
+        Each event is one line, and the longest lines are cut. No text of an event, a note or the scope can end the
+        block (see `core/prompt.py`). The same context returns the same text.
+        """
+        size = max_bytes or int(self._max_prompt_bytes * SUMMARY_SHARE)
+        most = min(max_events, size // MIN_LINE_BYTES - OTHER_LINES)
+        latest = self.events[-most:] if most > 0 else []
+        lines = [
+            f"Scope {named(self.scope)} holds {len(self.events)} events: {self.count_by_type()}."
+        ]
+        if latest:
+            earlier = len(self.events) - len(latest)
+            left_out = f" ({earlier} earlier ones are left out)" if earlier else ""
+            lines.append(f"The latest {len(latest)}{left_out}:")
+        lines += [_as_line(event) for event in latest]
         if self.scratch:
-            lines.append(f"Notes: {self.scratch}")
-        return "\n".join(lines)
+            lines.append(f"Notes: {in_json(self.scratch)}")
+        return block(lines, size)
 
     def clear(self) -> None:
-        """Start the next decision: an action was taken on all of this."""
+        """Record an action on all events of the context, and empty it for the next decision."""
         self._past = self._all()
         self.events.clear()
         self._ids.clear()
@@ -177,5 +211,5 @@ class DecisionContext(BaseModel):
         self.mark_action()
 
     def mark_action(self) -> None:
-        """Note that an action was taken, and keep the events."""
+        """Record the time of an action, and keep the events."""
         self.last_action_at = self.now()

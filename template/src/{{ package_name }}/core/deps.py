@@ -1,21 +1,28 @@
-"""What a trigger and its tools may use, passed in rather than reached for."""
+"""The dependencies of a decision, which triggers and tools get as an argument."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from json import dumps
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import httpx2
 from pydantic_ai import Agent, ModelSettings, UsageLimits
 from pydantic_ai.models import Model
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from ..config import Settings
-from ..infra.guard import GuardedModel
+from ..infra.model.boundary import Boundary
+from ..infra.model.guard import GuardedModel
 from ..infra.store import EventStore
-from .types import Scope
+from .prompt import contain_prompt
+from .units import Scope
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+CALLS_PER_REQUEST = 10  # tool calls, on average; a run's calls beyond that are not executed
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,17 @@ class ReflexDeps:
 
     store: EventStore
     http: httpx2.AsyncClient
-    sessions: async_sessionmaker[AsyncSession]
+    sessions: "async_sessionmaker[AsyncSession]"
     model: Model
     """The model that the settings name; pass it to `agent.run(..., model=deps.model)`."""
     settings: Settings
     _effects: dict[str, int] = field(
         default_factory=dict[str, int], init=False, repr=False, compare=False
     )
-    """How often this decision asked for the key of each effect."""
+    """How often this decision requested each key of an effect."""
     scope: Scope = "main"
     action_id: str = ""
-    """The id that the action will have, the same on a retry; empty outside of a decision."""
+    """The id of this decision's action, which is the same on a retry; empty outside of a decision."""
 
     # --- your dependencies start here ---
     # --- your dependencies end here ---
@@ -42,21 +49,22 @@ class ReflexDeps:
     def within(self, scope: Scope, action_id: str) -> "ReflexDeps":
         """Return the same dependencies for one decision in `scope`."""
         one = object.__new__(type(self))
-        # `replace` would take as long as many a decision: it sets every field anew, one by one.
+        # `dataclasses.replace` would take as long as many decisions, since it sets each field again.
         vars(one).update(vars(self), scope=scope, action_id=action_id, _effects={})
         return one
 
     def idempotency_key(self, effect: str, *content: str) -> str:
-        """Return a key by which the other side notices that an outside effect is repeated.
+        """Return a key by which a receiver detects that an external effect is repeated.
 
-        It is made of the action's id, the name of the effect, its content, and how often this
-        decision had the same effect before. So each effect of a decision has a key of its own. A
-        decision that is taken again after a crash sends the same content under the same key. A
-        provider's id of the tool call would be another one each time. A mere count could give the
-        key of one effect to another when the model answers in another order. The other side would
-        drop that one: a repetition is the lesser evil. Outside of a decision, every key is new.
+        It consists of the action's id and a hash of the effect's name and content; if the decision repeats the
+        same effect, a count is added. So each effect of a decision has its own key, and a decision that is taken
+        again after a crash sends the same content with the same key.
 
-        It is ASCII, and shorter than 255 characters. Ask once for each effect, not for each attempt.
+        A provider's tool call id would be a new one each time. A mere count could give one effect the key of
+        another if the model answers in another order, and the receiver would then drop it. Outside of a decision,
+        each key is new.
+
+        The key is ASCII and shorter than 255 characters. Call this once for each effect, not for each attempt.
         """
         if not self.action_id:
             return str(uuid4())
@@ -70,18 +78,22 @@ class ReflexDeps:
     ) -> Output:
         """Run an agent with the service's limits, and return its output.
 
-        `model` names another one than `DEFAULT_MODEL`, as in `anthropic:claude-haiku-4-5`. It has a
-        breaker of its own and shares the budget. While the default is `offline`, all of them are.
+        The prompt is cut to `PROMPT_MAX_BYTES`, and the instructions tell the agent that events and results of tools
+        are data. `Boundary` cleans the model's answers, and bounds the arguments and results of tools.
+
+        `model` names a model other than `DEFAULT_MODEL`, such as `anthropic:claude-haiku-4-5`. It has its own circuit
+        breaker and shares the budget. If the default is `offline`, every model is.
 
         Raises:
-            Unavailable: the model cannot be asked now; the decision's events wait.
+            Unavailable: the model is unavailable, or the budget is spent; the decision's events are deferred.
         """
         chosen = self.model
         if isinstance(chosen, GuardedModel):
             chosen = await chosen.named(model) if model is not None else chosen
             chosen.check()
+        most = self.settings.prompt_max_bytes
         result = await agent.run(
-            prompt,
+            contain_prompt(prompt, self.scope, most),
             deps=self,
             model=chosen,
             model_settings=ModelSettings(
@@ -91,11 +103,12 @@ class ReflexDeps:
                 request_limit=self.settings.model_request_limit,
                 total_tokens_limit=self.settings.model_token_limit,
             ),
+            capabilities=[Boundary(most, self.settings.model_request_limit * CALLS_PER_REQUEST)],
         )
         return result.output
 
     @asynccontextmanager
-    async def session(self) -> AsyncGenerator[AsyncSession]:
+    async def session(self) -> "AsyncGenerator[AsyncSession]":
         """Open a short transaction: committed at the end of the block, rolled back on an error.
 
         Do not call a model inside it: an open transaction holds back the database's clean-up.

@@ -1,1 +1,1 @@
-"""What the service stands on: database, event store, memory, locks, timers, telemetry."""
+"""The infrastructure: database, event store, memory, locks, timers, models, telemetry, processes."""

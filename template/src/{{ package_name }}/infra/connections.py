@@ -1,7 +1,7 @@
-"""Connections that notice a silent server, and raise `DatabaseUnavailable` when the database is.
+"""asyncpg connections that detect a silent server and raise `DatabaseUnavailable`.
 
-Each statement has a time limit on this side. A server that acknowledges the cancellation keeps its
-connection; one that does not loses it, and the next statement opens another.
+Each statement has a time limit on the client's side. If the server acknowledges the cancellation, the connection
+stays open. Otherwise it is closed, and the next statement opens another one.
 """
 
 import asyncio
@@ -13,48 +13,53 @@ from typing import Any, Final
 import asyncpg
 
 from ..config import Settings
-from ..core.types import Seconds
+from ..core.units import Seconds
 from .unavailable import (
     SERVER_STATES,
     DatabaseUnavailable,
     StatementTooSlow,
+    as_unavailable,
     note_waiting,
     reason,
-    unavailable,
 )
 
-CONNECT_TIMEOUT: Seconds = 10.0  # a server that takes longer to answer is as good as down
-CANCEL_TIMEOUT: Seconds = 2.0  # for the server to acknowledge that a statement is given up
+CONNECT_TIMEOUT: Seconds = 10.0  # of opening a connection
+CANCEL_TIMEOUT: Seconds = 2.0  # for the server to acknowledge the cancellation of a statement
 KEEPALIVE_PROBES = 3
-LONG = 10  # times `DATABASE_TIMEOUT`: the limit of statements that go through many rows
+LONG_STATEMENT_FACTOR = 10  # times DATABASE_TIMEOUT, for statements that read many rows
 
-NAMED = {"application_name": "agent"}
-# A forgotten transaction would hold back VACUUM and everybody who follows the log.
-FORGOTTEN_AFTER: Seconds = 60.0
-NO_FORGOTTEN_TRANSACTIONS = {"idle_in_transaction_session_timeout": "60000"}  # ms, the same
-# The store's statements are written for this, whatever the database or the role has as its default.
-# `default_transaction_read_only` stays: who sets it wants that nothing is written.
+APPLICATION_NAME = {"application_name": "agent"}
+# An idle transaction holds back VACUUM and all followers of the log, so the server ends it.
+IDLE_TRANSACTION_TIMEOUT: Seconds = 60.0
+IDLE_TRANSACTION_SETTINGS = {"idle_in_transaction_session_timeout": "60000"}  # ms, the same
+# The store's statements require these, whatever the defaults of the database or the role are.
+# `default_transaction_read_only` is left alone, since an administrator sets it to prevent writes.
 READ_COMMITTED: Final = "read_committed"
-AS_WRITTEN = {"default_transaction_isolation": "read committed", "lock_timeout": "0"}
+STATEMENT_SETTINGS = {"default_transaction_isolation": "read committed", "lock_timeout": "0"}
 
-REFUSED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What opening a connection raises: no statement is at fault yet."""
+CONNECT_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""The errors of opening a connection, before any statement."""
 
 
 class Connection(asyncpg.Connection):
-    """A connection that raises `DatabaseUnavailable` for whatever means that.
+    """A connection whose statements raise `DatabaseUnavailable` if the database is unavailable.
 
-    Cursors and prepared statements that you make of it raise what the driver does.
+    Its cursors and prepared statements raise the driver's errors.
     """
 
     states: tuple[type[BaseException], ...] = SERVER_STATES
-    own_limits_are_callers = True
-    """Whether a statement that exceeds a limit of its own raises `TimeoutError`, as the driver does."""
+    raises_timeout_error = True
+    """Whether a statement that exceeds its own `timeout` raises `TimeoutError`, as the driver does."""
     used_at = 0.0
     """When the last statement ended, on this process's monotonic clock."""
 
     def execute(self, query: str, *args: object, **options: Any) -> Any:
-        """Run a statement, or several without arguments."""
+        """Run one statement, or several without arguments."""
         return self._attempt(super().execute(query, *args, **options), options.get("timeout"))
 
     def executemany(self, command: str, args: Any, **options: Any) -> Any:
@@ -78,13 +83,13 @@ class Connection(asyncpg.Connection):
         return self._attempt(super().prepare(query, **options), options.get("timeout"))
 
     def keep_alive(self, limit: Seconds) -> None:
-        """Let the system close a socket whose peer is silent for about `limit`."""
+        """Set the socket options by which the system closes a connection that is silent for about `limit` s."""
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         pause = max(1, int(limit / KEEPALIVE_PROBES))
-        options = {  # each where the system has it
+        options = {  # those that the system supports
             "TCP_KEEPIDLE": pause,
             "TCP_KEEPALIVE": pause,  # the same on macOS
             "TCP_KEEPINTVL": pause,
@@ -107,12 +112,12 @@ class Connection(asyncpg.Connection):
         except TimeoutError as error:
             if not await self._answers() or own_limit is None:
                 raise DatabaseUnavailable("the server did not answer in time") from error
-            if self.own_limits_are_callers:
+            if self.raises_timeout_error:
                 raise
             raise StatementTooSlow(f"a statement took longer than {own_limit:g} s") from error
         except Exception as error:
-            lost = self.is_closed() and not self.was_forgotten()
-            found = unavailable(error, closed=lost, states=self.states)
+            lost = self.is_closed() and not self.was_idle_in_transaction()
+            found = as_unavailable(error, closed=lost, states=self.states)
             if found is None:
                 raise
             raise found from error
@@ -120,18 +125,21 @@ class Connection(asyncpg.Connection):
             if not self.is_closed():
                 self.used_at = time.monotonic()
 
-    def was_forgotten(self) -> bool:
-        """Tell whether the server ended a transaction that its owner left idle: asyncpg does not keep why."""
+    def was_idle_in_transaction(self) -> bool:
+        """Return whether the server closed the connection because of an idle transaction.
+
+        asyncpg does not keep the reason, so it is inferred from the transaction and the idle time.
+        """
         inner: Any = self
         idle = time.monotonic() - self.used_at
-        return self.is_closed() and inner._top_xact is not None and idle >= FORGOTTEN_AFTER
+        return self.is_closed() and inner._top_xact is not None and idle >= IDLE_TRANSACTION_TIMEOUT
 
     async def _cancel(self, *waiters: Any) -> None:
-        """Ask the server to cancel a statement; end the connection if it does not acknowledge that.
+        """Cancel a statement; close the connection if the server does not acknowledge it in `CANCEL_TIMEOUT`.
 
-        asyncpg itself waits for as long as a statement may take.
+        Without this, asyncpg waits for the time limit of a statement.
         """
-        inner: Any = super()  # stubs leave this out
+        inner: Any = super()  # the stubs lack `_cancel`
         ending = asyncio.get_running_loop().call_later(CANCEL_TIMEOUT, self.terminate)
         try:
             await inner._cancel(*waiters)
@@ -139,56 +147,56 @@ class Connection(asyncpg.Connection):
             ending.cancel()
 
     async def _answers(self) -> bool:
-        """Tell whether the server acknowledges the cancellation; if not, end the connection."""
+        """Return whether the server answers; if not, close the connection."""
         try:
             await super().execute("SELECT 1", timeout=CANCEL_TIMEOUT)
         except asyncpg.InFailedSQLTransactionError:
             return True
-        except Exception:  # whatever it is, this connection is of no use
+        except Exception:  # after any error the connection is unusable
             self.terminate()
             return False
         return True
 
 
-class OfTheService(Connection):
-    """A connection for the service's own statements: one that the server cancels means no failure of ours."""
+class ServiceConnection(Connection):
+    """A connection for the service's own statements, whose cancellation counts as an unavailable database."""
 
     states = (*SERVER_STATES, asyncpg.QueryCanceledError)
-    own_limits_are_callers = False
+    raises_timeout_error = False
 
 
-class BehindPooler(OfTheService):
-    """Names the isolation in each transaction: a pooler refuses it as a setting of the connection."""
+class PoolerConnection(ServiceConnection):
+    """A connection through a pooler, which refuses settings at the start: each transaction sets its isolation."""
 
     async def fetch(self, query: str, *args: object, **options: Any) -> Any:
-        """Run a statement, in a transaction of its own unless there is one, and return its rows."""
+        """Run a statement, in its own transaction unless one is open, and return its rows."""
         if self.is_in_transaction():
             return await super().fetch(query, *args, **options)
         async with self.transaction(isolation=READ_COMMITTED):
             return await super().fetch(query, *args, **options)
 
 
-class BeforeTracing(asyncpg.Connection):
-    """The methods from before `logfire.instrument_asyncpg()`, which replaces them later."""
+class UninstrumentedConnection(asyncpg.Connection):
+    """Keeps the methods as they were before `logfire.instrument_asyncpg()` replaces them."""
 
     execute = asyncpg.Connection.execute
     fetch = asyncpg.Connection.fetch
     fetchval = asyncpg.Connection.fetchval
 
 
-class Untraced(OfTheService, BeforeTracing):
-    """A connection whose statements leave no spans: tracing one takes longer than running it."""
+class UntracedConnection(ServiceConnection, UninstrumentedConnection):
+    """A connection without spans for its statements, since tracing one takes longer than running it."""
 
 
 class Pool(asyncpg.Pool):
-    """A pool whose connections are waited for within a limit."""
+    """A pool with a time limit for acquiring a connection."""
 
-    patience: Seconds | None = None
+    acquire_timeout: Seconds | None = None
 
     async def _acquire(self, limit: Seconds | None) -> Any:
-        inner: Any = super()  # stubs leave this out
+        inner: Any = super()  # the stubs lack `_acquire`
         try:
-            return await inner._acquire(limit or self.patience)
+            return await inner._acquire(limit or self.acquire_timeout)
         except TimeoutError as error:
             message = f"all {self.get_max_size()} connections of the pool are in use"
             raise DatabaseUnavailable(message) from error
@@ -201,11 +209,11 @@ class Pool(asyncpg.Pool):
             raise DatabaseUnavailable("the pool is closed") from error
 
 
-async def open_connection(*args: Any, silence: Seconds, **options: Any) -> Connection:
-    """Open a connection as `asyncpg.connect` does; the system closes it after about `silence`.
+async def open_connection(*args: Any, tcp_timeout: Seconds, **options: Any) -> Connection:
+    """Open a connection as `asyncpg.connect` does; the system closes it once silent for `tcp_timeout` seconds.
 
     Raises:
-        DatabaseUnavailable: the server cannot be reached, or it refuses.
+        DatabaseUnavailable: the server cannot be reached, or refuses the connection.
     """
     options = {"connection_class": Connection, **options}
     try:
@@ -215,17 +223,17 @@ async def open_connection(*args: Any, silence: Seconds, **options: Any) -> Conne
     except asyncio.CancelledError as error:
         note_waiting(error)
         raise
-    except REFUSED as error:
+    except CONNECT_ERRORS as error:
         raise DatabaseUnavailable(reason(error)) from error
-    connection.keep_alive(silence)
+    connection.keep_alive(tcp_timeout)
     return connection
 
 
-def behind_a_pooler(settings: Settings, wanted: dict[str, str]) -> dict[str, str]:
-    """Return the settings of a connection that a pooler may stand before: it refuses what it does not know."""
-    return {**NAMED, **({} if settings.database_listen_url is not None else wanted)}
+def pooler_safe_settings(settings: Settings, options: dict[str, str]) -> dict[str, str]:
+    """Return the settings for a connection to DATABASE_URL: only the name, if that may be a pooler."""
+    return {**APPLICATION_NAME, **({} if settings.database_listen_url is not None else options)}
 
 
 def milliseconds(seconds: Seconds) -> str:
-    """Write a time as PostgreSQL's settings want it."""
+    """Return a time in milliseconds, as PostgreSQL's settings take it; at least 1."""
     return str(max(1, int(seconds * 1000)))

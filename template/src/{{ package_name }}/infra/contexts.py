@@ -1,17 +1,17 @@
-"""What a working memory needs of the contexts that it keeps, which `core` says how to decide on."""
+"""The interfaces of the contexts that `Memory` keeps; `core.context.DecisionContext` is the usual one."""
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
 from ..core.events import Event
-from ..core.types import Scope, Seconds
+from ..core.units import Scope, Seconds
 
 
 class Context(Protocol):
-    """What a working memory needs of a context."""
+    """A context that `Memory` can keep."""
 
     @property
     def scope(self) -> Scope: ...
@@ -25,7 +25,7 @@ class Context(Protocol):
 
 
 class Restore[C](Protocol):
-    """Builds a context from what the store remembers."""
+    """Builds a context from what the store keeps of its scope."""
 
     def __call__(
         self,
@@ -37,3 +37,28 @@ class Restore[C](Protocol):
         last_action_at: datetime | None,
         clock: Callable[[], datetime],
     ) -> C: ...
+
+
+@runtime_checkable
+class LimitsPrompt(Protocol):
+    """A context that limits its prompts; optional."""
+
+    def limit_prompt(self, max_bytes: int) -> None: ...
+
+
+def limit_prompt(context: object, max_bytes: int) -> None:
+    """Set the most bytes of the context's prompts, if it supports that."""
+    if isinstance(context, LimitsPrompt):
+        context.limit_prompt(max_bytes)
+
+
+@runtime_checkable
+class LimitsRecent(Protocol):
+    """A context that keeps events that were acted on; optional."""
+
+    def limit_recent(self, max_bytes: int) -> int: ...
+
+
+def limit_recent(context: object, max_bytes: int) -> int:
+    """Limit the bytes of events that were acted on, if the context keeps any; return the bytes that stay."""
+    return context.limit_recent(max_bytes) if isinstance(context, LimitsRecent) else 0

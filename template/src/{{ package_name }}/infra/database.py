@@ -1,53 +1,64 @@
-"""Connections: SQLAlchemy sessions for your tables, a raw asyncpg pool for the event store."""
+"""Opens the database: SQLAlchemy sessions for your tables, an asyncpg pool for the event store.
+
+SQLAlchemy is imported with the first session, which commands and agents without tables never open.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakSet
 
 import asyncpg
 from pydantic_core import to_json as to_json_bytes
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
 
-from ..config import Settings
-from ..core.types import Seconds
 from .connections import (
-    AS_WRITTEN,
+    APPLICATION_NAME,
     CONNECT_TIMEOUT,
-    NAMED,
-    NO_FORGOTTEN_TRANSACTIONS,
-    BehindPooler,
+    IDLE_TRANSACTION_SETTINGS,
+    STATEMENT_SETTINGS,
     Connection,
-    OfTheService,
     Pool,
-    Untraced,
-    behind_a_pooler,
+    PoolerConnection,
+    ServiceConnection,
+    UntracedConnection,
     milliseconds,
     open_connection,
+    pooler_safe_settings,
 )
-from .connections import LONG as LONG
+from .connections import LONG_STATEMENT_FACTOR as LONG_STATEMENT_FACTOR
 from .connections import READ_COMMITTED as READ_COMMITTED
-from .sessions import create_engine as create_engine
-from .unavailable import DATABASE_AWAY as DATABASE_AWAY  # agents ask for these here
+from .deprecated import warn_deprecated
+from .process.gc_tuning import paused_gc
+from .unavailable import DATABASE_UNAVAILABLE as DATABASE_UNAVAILABLE  # agents import it from here
 from .unavailable import DatabaseUnavailable, unreachable
+from .unavailable import ReadTooSlow as ReadTooSlow
 from .unavailable import StatementTooSlow as StatementTooSlow
 from .unavailable import is_unavailable as is_unavailable
 from .unavailable import reason as reason
-from .unavailable import waited as waited
+from .unavailable import was_database_wait as was_database_wait
 
-COMMIT_TIMEOUT: Seconds = 2.0  # of what is still to be committed, or asked, when the service stops
-CLOSE_TIMEOUT: Seconds = 1.0  # of a polite end of a connection
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.orm import Session
+
+    from ..config import Settings
+    from ..core.units import Seconds
+    from .sessions import create_engine as create_engine
+
+    DATABASE_AWAY = DATABASE_UNAVAILABLE
+
+COMMIT_TIMEOUT: Seconds = 2.0  # of the last commits and statements when the service stops
+CLOSE_TIMEOUT: Seconds = 1.0  # of closing a connection; then it is terminated
 MAX_QUERIES = 50_000  # of a pooled connection before it is replaced
 MAX_IDLE: Seconds = 300.0  # of a pooled connection before it is closed
 
-# What the planner knows of a queue is always out of date: it must not choose by that.
+# The statistics of a queue are always out of date, so the planner must use the indexes and not choose by them.
 BY_INDEX = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -59,13 +70,17 @@ BY_INDEX = {
 
 
 class StartupError(Exception):
-    """The service cannot start; the message is one sentence for whoever starts it."""
+    """The service cannot start. The message is one sentence with the remedy."""
+
+
+class LoginRefused(StartupError):
+    """The server refuses the user of a URL: its password is wrong, or the user does not exist."""
 
 
 class Row(Protocol):
-    """A row whose columns are read by name."""
+    """A row, with its columns by name."""
 
-    def __getitem__(self, key: str, /) -> Any: ...  # a column's type is the statement's business
+    def __getitem__(self, key: str, /) -> Any: ...  # the type depends on the statement
 
 
 class Fetch(Protocol):
@@ -74,17 +89,51 @@ class Fetch(Protocol):
     async def __call__(self, sql: str, /, *args: object) -> Sequence[Row]: ...
 
 
-@dataclass(frozen=True)
 class Database:
-    """One service's ways into its database."""
+    """The connection pool and the session factory of one service."""
 
-    engine: AsyncEngine
-    sessions: async_sessionmaker[AsyncSession]
-    pool: asyncpg.Pool
+    def __init__(self, pool: asyncpg.Pool, make_engine: Callable[[], AsyncEngine]) -> None:
+        self.pool = pool
+        self.sessions = cast("async_sessionmaker[AsyncSession]", LazySessionmaker(self))
+        """The session factory, used as an `async_sessionmaker`."""
+        self._make_engine = make_engine
+
+    @cached_property
+    def engine(self) -> AsyncEngine:
+        """The engine of the sessions, created on first use."""
+        with paused_gc():
+            return self._make_engine()
+
+    @property
+    def used_engine(self) -> AsyncEngine | None:
+        """The engine; None if no session was opened yet."""
+        return vars(self).get("engine")
+
+
+class LazySessionmaker:
+    """Creates an `async_sessionmaker` on first use, since importing SQLAlchemy takes a fifth of a start."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __call__(self, **options: Any) -> AsyncSession:
+        """Return a new session, for `async with`."""
+        return self._made(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the `async_sessionmaker`, such as `begin`."""
+        return getattr(self._made, name)
+
+    @cached_property
+    def _made(self) -> async_sessionmaker[AsyncSession]:
+        from sqlalchemy.ext.asyncio import async_sessionmaker
+
+        # Reading an attribute after a commit must not query the database.
+        return async_sessionmaker(self._database.engine, expire_on_commit=False)
 
 
 def fetch_in(session: AsyncSession) -> Fetch:
-    """Run the event store's statements inside a caller's transaction."""
+    """Return a `Fetch` that runs statements in the session's transaction."""
 
     async def fetch(sql: str, /, *args: object) -> Sequence[Row]:
         connection = await session.connection()
@@ -95,7 +144,9 @@ def fetch_in(session: AsyncSession) -> Fetch:
 
 
 def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
-    """Do something once the session's present transaction has committed; a rollback forgets it."""
+    """Call `work` after the session's current transaction commits, and not after a rollback."""
+    from sqlalchemy import event
+
     transaction = session.sync_session.get_transaction()
 
     def committed(of: Session) -> None:
@@ -107,37 +158,53 @@ def after_commit(session: AsyncSession, work: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncGenerator[Database]:
-    """Open the engine and the pool; both are closed at the end of the block, in bounded time."""
+    """Open the pool, and close it and the engine at the end of the block, in bounded time."""
     opened: WeakSet[Connection] = WeakSet()
-    engine = create_engine(
+    database: Database | None = None
+    try:
+        async with open_pool(settings) as pool:
+            database = Database(pool, lambda: _engine_of_sessions(settings, opened))
+            yield database
+    finally:
+        if database and (engine := database.used_engine):
+            await _close_bounded(engine.dispose())
+        for connection in opened:
+            connection.terminate()
+
+
+def _engine_of_sessions(settings: Settings, opened: WeakSet[Connection]) -> AsyncEngine:
+    from .sessions import create_engine
+
+    return create_engine(
         settings,
         opened,
-        # Yours may be slow: a decision has its own limit.
+        # Your statements may be slow: a decision has its own time limit.
         limit=max(settings.database_timeout, settings.event_handler_timeout),
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_pool_max_overflow,
         pool_timeout=settings.database_timeout,
     )
-    # Nothing may be loaded behind the caller's back after a commit: that would be hidden I/O.
-    sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings) -> AsyncGenerator[asyncpg.Pool]:
+    """Open the pool, and close it at the end of the block, in bounded time."""
     pool = create_raw_pool(settings)
     try:
         await pool
-        yield Database(engine, sessions, pool)
+        yield pool
     finally:
-        await asyncio.gather(_bounded(pool.close()), _bounded(engine.dispose()))
-        for connection in opened:
-            connection.terminate()
+        await _close_bounded(pool.close())
 
 
-async def _bounded(closing: Awaitable[None]) -> None:
-    """Wait for a polite end, but not for a server that is silent."""
+async def _close_bounded(closing: Awaitable[None]) -> None:
+    """Wait for a connection or pool to close, at most `CLOSE_TIMEOUT`."""
     with contextlib.suppress(TimeoutError, DatabaseUnavailable, asyncpg.InterfaceError):
         await asyncio.wait_for(closing, CLOSE_TIMEOUT)
 
 
 def create_raw_pool(settings: Settings) -> asyncpg.Pool:
-    """Return a pool, to be entered with `async with`, for statements that SQLAlchemy adds nothing to."""
+    """Return an asyncpg pool for the store's statements, for `async with`."""
     limit = settings.database_timeout
     pool = Pool(
         settings.dsn,
@@ -146,79 +213,109 @@ def create_raw_pool(settings: Settings) -> asyncpg.Pool:
         max_queries=MAX_QUERIES,
         max_inactive_connection_lifetime=MAX_IDLE,
         loop=None,
-        connect=partial(open_connection, silence=limit),
-        connection_class=OfTheService if settings.database_listen_url is None else BehindPooler,
+        connect=partial(open_connection, tcp_timeout=limit),
+        connection_class=ServiceConnection
+        if settings.database_listen_url is None
+        else PoolerConnection,
         record_class=asyncpg.Record,
         timeout=CONNECT_TIMEOUT,
         command_timeout=limit,
-        server_settings=behind_a_pooler(
+        server_settings=pooler_safe_settings(
             settings,
             {
-                **NO_FORGOTTEN_TRANSACTIONS,
-                **AS_WRITTEN,
-                "statement_timeout": milliseconds(LONG * limit),
+                **IDLE_TRANSACTION_SETTINGS,
+                **STATEMENT_SETTINGS,
+                "statement_timeout": milliseconds(LONG_STATEMENT_FACTOR * limit),
             },
         ),
         reset=_nothing_to_reset,
     )
-    pool.patience = limit
+    pool.acquire_timeout = limit
     return pool
 
 
 async def _nothing_to_reset(connection: asyncpg.Connection) -> None:
-    """Save a round trip: the store leaves no session state behind on pooled connections."""
+    """Skip the reset, which takes a round trip: the store leaves no session state on pooled connections."""
 
 
 async def connect(
-    settings: Settings, *, flushed: bool = True, name: str = NAMED["application_name"]
+    settings: Settings,
+    *,
+    synchronous_commit: bool = True,
+    name: str = APPLICATION_NAME["application_name"],
 ) -> asyncpg.Connection:
-    """Open one dedicated connection that no pooler may share: for LISTEN, locks, and the lanes.
+    """Open a dedicated connection past any pooler: for LISTEN, locks and the store.
 
-    Statements here were written for an index and get it, by one plan for all their parameters. No
-    span tells of them: each belongs to many callers, who have spans of their own, or to none. With
-    `flushed=False` commits do not wait for the disk: a server that crashes may undo the last ones.
-    The server shows the connection's `name` in `pg_stat_activity`.
+    Its statements always use indexes, by one plan for all parameters. They have no spans, since each serves many
+    callers with spans of their own, or none. With `synchronous_commit=False`, commits do not wait for the disk, so a
+    server that crashes may lose the last ones. `name` is its `application_name` in `pg_stat_activity`.
 
     Raises:
-        DatabaseUnavailable: it cannot be opened.
+        DatabaseUnavailable: the connection cannot be opened.
     """
     return await open_connection(
         settings.listen_dsn,
-        connection_class=Untraced,
+        connection_class=UntracedConnection,
         timeout=CONNECT_TIMEOUT,
         command_timeout=settings.database_timeout,
-        silence=settings.database_timeout,
+        tcp_timeout=settings.database_timeout,
         server_settings={
             "application_name": name,
-            **NO_FORGOTTEN_TRANSACTIONS,
-            **AS_WRITTEN,
+            **IDLE_TRANSACTION_SETTINGS,
+            **STATEMENT_SETTINGS,
             **BY_INDEX,
             "statement_timeout": milliseconds(settings.database_timeout),
-            "idle_session_timeout": "0",  # it rests while nothing happens
-            **({} if flushed else {"synchronous_commit": "off"}),
+            "idle_session_timeout": "0",  # it may be idle for long
+            **({} if synchronous_commit else {"synchronous_commit": "off"}),
         },
     )
 
 
 async def check_database(settings: Settings) -> None:
-    """Raise `StartupError`, in one sentence, if the database cannot be used."""
-    url = make_url(str(settings.database_url))
-    where = f"{url.host or 'localhost'}:{url.port or 5432}"
+    """Connect to the database once.
+
+    Raises:
+        StartupError: the database cannot be reached, does not exist, or refuses the login.
+    """
     try:
         connection = await open_connection(
-            settings.dsn, timeout=CONNECT_TIMEOUT, silence=settings.database_timeout
+            settings.dsn, timeout=CONNECT_TIMEOUT, tcp_timeout=settings.database_timeout
         )
     except DatabaseUnavailable as error:
-        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
-            message = f"DATABASE_URL names the database {url.database!r}, which {where} does not have: create it."
-        elif isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
-            message = f"DATABASE_URL is refused by {where} ({error}): check its user and password."
-        else:
-            message = unreachable(error, f" at {where}")
-        raise StartupError(message) from error
-    await _bounded(connection.close())
+        raise _refusal(settings, error) from error
+    await _close_bounded(connection.close())
+
+
+def _refusal(settings: Settings, error: DatabaseUnavailable) -> StartupError:
+    from sqlalchemy.engine import make_url
+
+    url = make_url(str(settings.database_url))
+    where = f"{url.host or 'localhost'}:{url.port or 5432}"
+    of_owner = settings.database_url == settings.database_migrate_url
+    setting = "DATABASE_MIGRATE_URL" if of_owner else "DATABASE_URL"
+    if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
+        return StartupError(
+            f"{setting} names the database {url.database!r}, which {where} does not have: create it."
+        )
+    if isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError):
+        return LoginRefused(
+            f"{setting} is refused by {where} ({error}): check its user and password."
+        )
+    return StartupError(unreachable(error, f" at {where}", setting))
 
 
 def to_json(value: object) -> str:
-    """Write a value for a `jsonb` parameter."""
+    """Return a value as JSON text, for a `jsonb` parameter."""
     return to_json_bytes(value).decode()
+
+
+def __getattr__(name: str) -> object:
+    """Return `create_engine`, whose import loads SQLAlchemy, or the value of a deprecated name."""
+    if name == "create_engine":
+        from .sessions import create_engine
+
+        return create_engine
+    if name == "DATABASE_AWAY":
+        warn_deprecated("DATABASE_AWAY", "DATABASE_UNAVAILABLE")
+        return DATABASE_UNAVAILABLE
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,25 +1,26 @@
-"""Telemetry: one call configures it, and everything that the service does shows up in one trace."""
+"""Configures telemetry: logs, traces and metrics of the service, by Logfire and OpenTelemetry."""
 
 import json
 import logging
 import os
-import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import logfire
-from fastapi import FastAPI, Request, WebSocket
 from logfire import LevelName
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Status
-from opentelemetry.util.types import Attributes
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import get_current_span
 
 from .. import COMMAND
 from ..config import Settings
-from .text import storable, storable_json, without_passwords
+from .telemetry.log_lines import SEVERITIES, JsonLineExporter, LogRecordExporter, TextLineExporter
+from .telemetry.span_sanitizer import SpanSanitizer
+from .telemetry.spans import record_details
+from .text import shorten, without_passwords
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 LEVELS: dict[str, LevelName] = {
     "TRACE": "trace",
@@ -29,71 +30,78 @@ LEVELS: dict[str, LevelName] = {
     "ERROR": "error",
     "FATAL": "fatal",
 }
-SQL = "asyncpg"  # in the name of who traces statements
-SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL")
-REASONS = frozenset({"error", "reason", "reasons"})
-"""Fields of our log lines that hold the text of an error: kept, though it may name a password or a session."""
-UNTRACED = "^[^/]*//[^/]*/(health|ready)$"  # asked every few seconds, and of no interest
-CONTENTS = re.compile("messages|instructions|definitions|arguments|_response|result$")
-"""Attributes that hold what events, models and tools said: for traces, which are looked at one by one."""
+INFO = SEVERITIES.index("INFO")
+COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""The variables that name a collector of traces."""
+REASONS = frozenset({"client", "error", "reason", "reasons", "refusal"})
+"""Fields that scrubbing keeps, although words in them may look secret: texts of errors and names of clients."""
+MAX_REFUSAL_BYTES = 500  # of the reason of a refusal, which quotes the request
 
 
 def configure_observability(settings: Settings) -> None:
-    """Configure Logfire for this process: to the terminal always, to its cloud with a token.
+    """Configure Logfire for this process: always to the terminal, with a token also to its cloud.
 
-    The standard variables of OpenTelemetry, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, send it elsewhere, too.
+    OpenTelemetry's standard variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, name further receivers.
     """
-    as_json, level = settings.log_format == "json", LEVELS[settings.log_level]
+    level = settings.log_level
+    lines = JsonLineExporter(level) if settings.log_format == "json" else TextLineExporter(level)
+    details = _has_details(settings)
     logfire.configure(
         token=settings.logfire_token.get_secret_value() if settings.logfire_token else None,
         send_to_logfire="if-token-present",
         service_name=os.environ.get("OTEL_SERVICE_NAME") or COMMAND,
         service_version=settings.version,
         environment=settings.environment,
-        console=False if as_json else _console(level),
-        min_level=level,  # what is below costs nothing, the traces of decisions too
+        console=False,  # `lines` write one line a span, and none for statements
+        min_level=LEVELS[level],  # lower levels are not even created
         scrubbing=logfire.ScrubbingOptions(callback=_kept),
         additional_span_processors=[
-            PlainText(),  # before all that export
-            *([SimpleSpanProcessor(JsonLines(settings.log_level))] if as_json else []),
+            SpanSanitizer(),  # before the exporters
+            SimpleSpanProcessor(lines),
         ],
         inspect_arguments=False,
-        distributed_tracing=True,  # a caller's trace goes on here
+        distributed_tracing=True,  # continues a caller's trace
     )
+    record_details(details)  # after the processors of an earlier configuration were shut down
     _instrument_libraries()
-    # What libraries log goes the same way; pytest has a handler there already, and keeps it.
+    # Libraries' logs go to Logfire, too. Under pytest, the root logger has a handler already and keeps it.
     logging.basicConfig(handlers=[logfire.LogfireLoggingHandler()], level=logging.WARNING)
 
 
 def configure_for_commands() -> None:
-    """Show a command's warnings on the terminal, and nothing else: people read what it prints."""
+    """Configure a command to show its warnings on the terminal, and no other logs."""
     logfire.configure(
         send_to_logfire=False,
         scrubbing=logfire.ScrubbingOptions(callback=_kept),
-        additional_span_processors=[PlainText()],
-        console=_console("warn"),
+        additional_span_processors=[
+            SpanSanitizer(),
+            SimpleSpanProcessor(LogRecordExporter("WARNING")),
+        ],
+        console=False,
         min_level="warn",
-        distributed_tracing=True,  # or it warns of the first context that it meets
-        metrics=False,  # a collector that is away would keep the command waiting at its end
+        distributed_tracing=True,  # otherwise it warns about the first trace context
+        metrics=False,  # an unavailable collector would delay the end of the command
         inspect_arguments=False,
     )
 
 
 def _kept(found: logfire.ScrubMatch) -> object:
-    """Return the text of a reason, which is then kept as it is; None for all else, which is redacted."""
+    """Return the text of a field in `REASONS` without passwords, which is kept; None redacts the value."""
     place, *keys = found.path[:2]
-    ours = place in {"attributes", "message"} and REASONS.issuperset(map(str, keys))
-    within = [key for key in found.path[2:] if not isinstance(key, int)]  # the element of a list
-    if not ours or within or not isinstance(found.value, str):
+    is_reason = place in {"attributes", "message"} and REASONS.issuperset(map(str, keys))
+    nested = [key for key in found.path[2:] if not isinstance(key, int)]  # ignores indexes of lists
+    if not is_reason or nested or not isinstance(found.value, str):
         return None
     return without_passwords(found.value)
 
 
-def _console(level: LevelName) -> logfire.ConsoleOptions:
-    """Write to standard error what is at least of this level, a line each."""
-    return logfire.ConsoleOptions(
-        min_log_level=level, span_style="simple", show_project_link=False, output=sys.stderr
-    )
+def _has_details(settings: Settings) -> bool:
+    """Return whether steps and decisions without an action have spans.
+
+    They do with a collector of traces; without one, only from LOG_LEVEL=DEBUG on.
+    """
+    collected = settings.logfire_token is not None or any(map(os.environ.get, COLLECTORS))
+    return SEVERITIES.index(settings.log_level) < INFO + collected
 
 
 @cache
@@ -101,100 +109,28 @@ def _instrument_libraries() -> None:
     logfire.instrument_pydantic_ai()
     logfire.instrument_asyncpg()
     logfire.instrument_httpx()
-    logfire.instrument_system_metrics({"process.memory.usage": None})  # and what is basic
+    logfire.instrument_system_metrics({"process.memory.usage": None})  # and the basic ones
 
 
-def instrument_app(app: FastAPI) -> None:
-    """Trace the requests of an application, without what they carry."""
-    logfire.instrument_fastapi(
-        app, excluded_urls=UNTRACED, capture_headers=False, request_attributes_mapper=_refused
-    )
+def instrument_app(app: "FastAPI") -> None:
+    """Trace and measure the requests of an application, without their bodies and headers."""
+    from .telemetry.requests import RequestTelemetry
+
+    app.add_middleware(RequestTelemetry)
 
 
-def _refused(_: Request | WebSocket, found: dict[str, Any]) -> dict[str, Any] | None:
-    """Keep of a request's arguments what was wrong: the rest has settings, and what clients sent."""
-    errors = [{key: error[key] for key in ("loc", "type", "msg")} for error in found["errors"]]
-    return {"errors": errors} if errors else None
+def note_raised(error: Exception) -> None:
+    """Record an endpoint's error on the request's span, although a handler answers it."""
+    get_current_span().record_exception(error)
 
 
-class PlainText(SpanProcessor):
-    """Makes the text of a finished span encodable for every exporter after it, without passwords of addresses.
-
-    The exporters' protocol refuses a lone surrogate, and with it every span of the same batch.
-    """
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Replace what must not be exported in names, attributes, exceptions and the status."""
-        # The SDK has no public way to change a finished span, which all exporters share.
-        parts = vars(span)
-        parts["_name"] = storable(span.name)
-        if _suspicious(span.attributes):
-            parts["_attributes"] = _plain(span.attributes)
-        if any(_suspicious(event.attributes) for event in span.events):
-            parts["_events"] = [
-                Event(event.name, _plain(event.attributes), event.timestamp)
-                for event in span.events
-            ]
-        if said := span.status.description:
-            parts["_status"] = Status(span.status.status_code, _plain_text(said))
+def note_refusal(reason: object) -> None:
+    """Record on the request's span why it was refused, without a traceback, which would fill the log."""
+    text = shorten(without_passwords(str(reason)), MAX_REFUSAL_BYTES)
+    get_current_span().set_attribute("refusal", text)
 
 
-def _suspicious(attributes: Attributes) -> bool:
-    texts = map(str, (attributes or {}).values())
-    return any(not text.isascii() or "://" in text for text in texts)
-
-
-def _plain(attributes: Attributes) -> Attributes:
-    texts = storable_json(dict(attributes or {}))
-    return {key: _plain_text(value) for key, value in texts.items()}
-
-
-def _plain_text[T](value: T) -> T | str:
-    return without_passwords(storable(value)) if isinstance(value, str) else value
-
-
-class JsonLines(SpanExporter):
-    """Writes each log record and span, from a level on, as one JSON object a line to standard error."""
-
-    def __init__(self, level: str) -> None:
-        self._levels = SEVERITIES[SEVERITIES.index(level) :]
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write finished spans, statements aside: those are for traces."""
-        for span in spans:
-            if span.instrumentation_scope and SQL not in span.instrumentation_scope.name:
-                line = _line(span)
-                if line["level"] in self._levels:
-                    print(json.dumps(line, default=str), file=sys.stderr, flush=True)
-        return SpanExportResult.SUCCESS
-
-
-def _line(span: ReadableSpan) -> dict[str, Any]:
-    attributes = dict(span.attributes or {})
-    context = span.get_span_context()
-    return {
-        **{key: value for key, value in attributes.items() if _is_short(key)},
-        **_exception(span),
-        "time": (span.end_time or span.start_time or 0) / 1e9,
-        "level": _severity(attributes.get("logfire.level_num")),
-        "message": attributes.get("logfire.msg", span.name),
-        "name": span.name,
-        "seconds": ((span.end_time or 0) - (span.start_time or 0)) / 1e9,
-        "trace_id": format(context.trace_id, "032x") if context else None,
-        "span_id": format(context.span_id, "016x") if context else None,
-    }
-
-
-def _is_short(key: str) -> bool:
-    return not key.startswith("logfire.") and not CONTENTS.search(key)
-
-
-def _exception(span: ReadableSpan) -> dict[str, Any]:
-    """Return type, message and traceback of what went wrong, if something did."""
-    found = [event for event in span.events if event.name == "exception"]
-    return dict(found[-1].attributes or {}) if found else {}
-
-
-def _severity(number: object) -> str:
-    """Name a severity of OpenTelemetry, which has four numbers for each name."""
-    return SEVERITIES[(number - 1) // 4] if isinstance(number, int) else "INFO"
+def note_refused(refused: Sequence[Mapping[str, Any]]) -> None:
+    """Record on the request's span which arguments were refused, without their values."""
+    errors = [{key: each[key] for key in ("loc", "type", "msg")} for each in refused]
+    get_current_span().set_attribute("fastapi.arguments.errors", json.dumps(errors, default=str))

@@ -1,81 +1,86 @@
-"""Whether the database can be used, asked on the very connections that the work uses."""
+"""Checks whether the database is available, on the same connections that the service uses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, cast
 
 import logfire
-from sqlalchemy.pool import QueuePool
 
-from ..core.types import Seconds
+from ..core.units import Seconds
 from .database import Database
 from .locks import ScopedLocks
 from .store import EventStore
-from .store.lanes import CHECK
+from .store.dedicated import CHECK
 
-type Ask = Callable[[], Awaitable[object]]
+if TYPE_CHECKING:
+    from sqlalchemy.pool import QueuePool
+
+type Check = Callable[[], Awaitable[object]]
 
 
 class Readiness:
-    """Asks each connection of the work for an answer.
+    """Queries each connection of the service.
 
-    A question is neither repeated while it has no answer nor cancelled when nobody waits for it any
-    more: the connection's own limit ends it. What is not open yet is opened, and stays for the work.
+    A check that is under way is not repeated, and not cancelled if its caller gives up: the connection's own time
+    limit ends it. A connection that is not open yet is opened, and stays open for the service.
     """
 
     def __init__(self, database: Database, store: EventStore, locks: ScopedLocks) -> None:
         self._database = database
         self._store = store
         # Only locks in PostgreSQL have a connection to the database.
-        self._locks: Ask | None = getattr(locks, "check", None)
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._locks: Check | None = getattr(locks, "check", None)
+        self._running: dict[str, asyncio.Task[None]] = {}
 
-    async def problem(self, within: Seconds) -> str | None:
-        """Return the first connection that gives no answer in time, and why; None if all do."""
-        for name, ask in self._connections().items():
-            if name not in self._asking:
-                self._asking[name] = task = asyncio.create_task(_asked(ask), name=name)
-                task.add_done_callback(self._answered)
-        asking = list(self._asking.values())  # other callers wait for the same tasks
-        await asyncio.wait(asking, timeout=within)
-        return next((f"{task.get_name()}: {_outcome(task)}" for task in asking if _bad(task)), None)
+    async def problem(self, limit: Seconds) -> str | None:
+        """Return the first connection that does not answer within `limit` seconds, with the reason; None if all do."""
+        for name, check in self._checks().items():
+            if name not in self._running:
+                self._running[name] = task = asyncio.create_task(_run(check), name=name)
+                task.add_done_callback(self._finished)
+        running = list(self._running.values())  # other callers wait for the same tasks
+        await asyncio.wait(running, timeout=limit)
+        return next(
+            (f"{task.get_name()}: {_outcome(task)}" for task in running if _failed(task)), None
+        )
 
     async def close(self) -> None:
-        """Ask nothing more; a connection that is silent gives up within `CANCEL_TIMEOUT`."""
-        asking = list(self._asking.values())
-        for task in asking:
+        """Cancel all checks; a silent connection ends within `CANCEL_TIMEOUT`."""
+        running = list(self._running.values())
+        for task in running:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
-    def _answered(self, task: "asyncio.Task[None]") -> None:
-        """Forget a question, so that a later caller gets no old answer."""
-        del self._asking[task.get_name()]
-        _bad(task)  # if nobody waits for it any more, its error is not reported as overlooked
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        """Remove a finished check, so that later callers start a new one."""
+        del self._running[task.get_name()]
+        _failed(task)  # retrieves its error, so that asyncio does not report it
 
-    def _connections(self) -> Mapping[str, Ask]:
-        asks: dict[str, Ask] = {**self._store.checks()}
+    def _checks(self) -> Mapping[str, Check]:
+        checks: dict[str, Check] = {**self._store.checks()}
         if self._locks is not None:
-            asks["locks"] = self._locks
-        # Where all are in use there is none to ask: another one would need a slot that work does not.
+            checks["locks"] = self._locks
+        # Skipped while all connections are in use: a check would wait for one, or open one more.
         pool = self._database.pool
         if pool.get_idle_size() or not pool.get_size():
-            asks["pool"] = lambda: self._store.fetch(CHECK)
-        sessions = self._database.engine.pool
-        assert isinstance(sessions, QueuePool), "what `create_engine` makes"  # noqa: S101 - narrows the type
-        if sessions.checkedin() or not sessions.checkedout():
-            asks["sessions"] = self._ask_a_session
-        return asks
+            checks["pool"] = lambda: self._store.fetch(CHECK)
+        if (engine := self._database.used_engine) is not None:
+            sessions = cast("QueuePool", engine.pool)  # the class that `create_engine` sets
+            if sessions.checkedin() or not sessions.checkedout():
+                checks["sessions"] = self._check_session
+        return checks
 
-    async def _ask_a_session(self) -> None:
+    async def _check_session(self) -> None:
         async with self._database.engine.connect():
-            pass  # the engine asks what it gives out
+            pass  # the engine pings the connection
 
 
-async def _asked(ask: Ask) -> None:
-    with logfire.suppress_instrumentation():  # asked every few seconds
-        await ask()
+async def _run(check: Check) -> None:
+    with logfire.suppress_instrumentation():  # runs every few seconds
+        await check()
 
 
-def _bad(task: "asyncio.Task[None]") -> bool:
+def _failed(task: "asyncio.Task[None]") -> bool:
     return not task.done() or task.cancelled() or task.exception() is not None
 
 

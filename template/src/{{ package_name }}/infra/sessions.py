@@ -1,40 +1,43 @@
-"""The engine of SQLAlchemy's sessions: what its statements raise, and how it finds a dead connection."""
+"""Creates the SQLAlchemy engine, whose sessions raise `DatabaseUnavailable` and replace dead connections."""
 
 import asyncio
-from typing import Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import logfire
 from sqlalchemy import event
-from sqlalchemy.engine import AdaptedConnection, ExceptionContext
+from sqlalchemy.engine import AdaptedConnection, Dialect, ExceptionContext
+from sqlalchemy.engine import Connection as Connected
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from ..config import Settings
-from ..core.types import Seconds
+from ..core.units import Seconds
 from .connections import (
     CONNECT_TIMEOUT,
-    NO_FORGOTTEN_TRANSACTIONS,
+    IDLE_TRANSACTION_SETTINGS,
     Connection,
-    behind_a_pooler,
     open_connection,
+    pooler_safe_settings,
 )
-from .unavailable import DatabaseUnavailable, note_waiting, reason, unavailable
+from .unavailable import DatabaseUnavailable, as_unavailable, note_waiting, reason
 
-PING_TIMEOUT: Seconds = 5.0  # of a connection that rested; then it is replaced
+if TYPE_CHECKING:
+    from weakref import WeakSet
+
+PING_TIMEOUT: Seconds = 5.0  # of an idle connection, which is then replaced
 
 
 class SessionPool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's pool, with our error if all its connections are in use."""
+    """SQLAlchemy's pool, which raises `DatabaseUnavailable` if all connections are in use."""
 
     def connect(self) -> PoolProxiedConnection:
         """Return a free connection, or a new one.
 
         Raises:
-            DatabaseUnavailable: there is none within the limit.
+            DatabaseUnavailable: none is free within the time limit.
         """
         try:
             return super().connect()
@@ -54,17 +57,17 @@ def create_engine(
 ) -> AsyncEngine:
     """Return an engine whose sessions raise `DatabaseUnavailable`.
 
-    Its transactions are `READ COMMITTED` unless a session asks for another isolation. A statement may
-    take `limit` seconds. What the engine connects is put in `opened`.
+    Its transactions are `READ COMMITTED` unless a session sets another isolation. A statement may take `limit`
+    seconds. The engine adds its connections to `opened`.
     """
 
     async def connect(*_: object, **__: object) -> Connection:
-        connection = await open_connection(  # by asyncpg's reading of the URL, as the pool does
+        connection = await open_connection(  # asyncpg parses the URL, as for the pool
             settings.dsn,
             timeout=CONNECT_TIMEOUT,
             command_timeout=limit,
-            silence=settings.database_timeout,
-            server_settings=behind_a_pooler(settings, NO_FORGOTTEN_TRANSACTIONS),
+            tcp_timeout=settings.database_timeout,
+            server_settings=pooler_safe_settings(settings, IDLE_TRANSACTION_SETTINGS),
         )
         if opened is not None:
             opened.add(connection)
@@ -79,13 +82,26 @@ def create_engine(
         **options,
     )
     engine.dialect.do_ping = _ping
+    _initialize_untraced(engine.dialect)
     event.listen(engine.sync_engine, "handle_error", _classify)
     return engine
 
 
+def _initialize_untraced(dialect: Dialect) -> None:
+    """Keep SQLAlchemy's first queries out of the trace of the request that opens the first connection."""
+    initialize = dialect.initialize
+
+    def initialize_untraced(connection: Connected) -> None:
+        with logfire.suppress_instrumentation():
+            initialize(connection)
+            dialect.do_rollback(connection.connection)  # otherwise SQLAlchemy does it, traced
+
+    dialect.initialize = initialize_untraced
+
+
 def _ping(dbapi_connection: DBAPIConnection) -> bool:
-    """Ask a connection that rested whether it lives, out of the traces; False has it replaced."""
-    assert isinstance(dbapi_connection, AdaptedConnection), "what asyncpg's dialect makes"  # noqa: S101 - narrows the type
+    """Ping an idle connection, without a span; if this returns False, the pool replaces it."""
+    assert isinstance(dbapi_connection, AdaptedConnection), "asyncpg's dialect adapts it"  # noqa: S101 - narrows the type
     try:
         with logfire.suppress_instrumentation():
             dbapi_connection.run_async(
@@ -97,16 +113,16 @@ def _ping(dbapi_connection: DBAPIConnection) -> bool:
 
 
 def _classify(context: ExceptionContext) -> DatabaseUnavailable | None:
-    """Return what a session raises instead of an error that means an unavailable database."""
+    """Return the `DatabaseUnavailable` for an error of a session; None to leave the error as it is."""
     error = context.original_exception
     if not isinstance(error, Exception):
         return None
     closed = context.is_disconnect or isinstance(error, ConnectionError | TimeoutError)
     driver = context.connection.connection.driver_connection if context.connection else None
-    if isinstance(driver, Connection) and driver.was_forgotten():
+    if isinstance(driver, Connection) and driver.was_idle_in_transaction():
         return None
-    behind = error if isinstance(error, DatabaseUnavailable) else error.__cause__ or error
-    found = unavailable(behind, closed=closed)
+    original = error if isinstance(error, DatabaseUnavailable) else error.__cause__ or error
+    found = as_unavailable(original, closed=closed)
     if found is not None and closed:
         context.is_disconnect = True
     return None if found is error else found

@@ -1,8 +1,8 @@
-"""Timers: events that time itself publishes, once in a fleet however many processes run.
+"""Publishes the ticks of timers, each once, however many processes run.
 
-A tick's id is made of the timer's name and the time it was due, and publishing an id twice changes
-nothing. So every process publishes every tick, without a leader or a lock. Slots come from the
-database's clock; ticks that nobody was there to publish are skipped, not made up for.
+The id of a tick consists of the timer's name and its slot, and publishing the same id again changes nothing. So
+every process publishes every tick, without a leader or a lock. Slots follow the database's clock. Ticks that are due
+while no process runs are skipped.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 import logfire
 from cronsim import CronSim
 
-from ..core.events import TimerEvent
-from ..core.types import Schedule, Seconds
-from .database import DATABASE_AWAY
-from .store import EventStore
+from ..core.events import TICK_ID_PREFIX, TimerEvent
+from ..core.units import Schedule, Seconds
+from .database import DATABASE_UNAVAILABLE
+from .store import EventConflict, EventStore
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8 AS now"
-AWAY_PAUSE: Seconds = 1.0
-LONGEST_NAP: Seconds = 60.0  # then the database's clock is asked again: this machine's may drift
+UNAVAILABLE_PAUSE: Seconds = 1.0
+MAX_SLEEP: Seconds = 60.0  # then the database's clock is read again, since this machine's may drift
 
 
 async def run_timers(store: EventStore, timers: Mapping[str, Schedule]) -> None:
-    """Publish the ticks of all timers, given as names and schedules, until cancelled.
+    """Publish the ticks of all timers, given by name and schedule, until cancelled.
 
     Raises:
         RuntimeError: other code cancelled a timer.
@@ -33,7 +33,7 @@ async def run_timers(store: EventStore, timers: Mapping[str, Schedule]) -> None:
         for name, schedule in timers.items()
     ]
     try:
-        # A group of tasks would not notice that one of them was cancelled by other code.
+        # A `TaskGroup` ignores that other code cancelled one of its tasks.
         ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for timer in running:
@@ -48,21 +48,23 @@ async def run_timers(store: EventStore, timers: Mapping[str, Schedule]) -> None:
 async def _run_timer(store: EventStore, name: str, schedule: Schedule) -> None:
     while True:
         try:
-            with logfire.suppress_instrumentation():  # looking at the clock is not news
+            with logfire.suppress_instrumentation():  # reading the clock needs no span
                 now: float = (await store.fetch(CLOCK))[0]["now"]
             slot, due = next_slot(schedule, now)
-            await asyncio.sleep(min(due - now, LONGEST_NAP))
-            if due - now <= LONGEST_NAP:
+            await asyncio.sleep(min(due - now, MAX_SLEEP))
+            if due - now <= MAX_SLEEP:
                 await store.publish(tick(name, slot, due))
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             logfire.warn("Timer {name} missed a tick: {error}", name=name, error=repr(error))
-            await asyncio.sleep(AWAY_PAUSE)
+            await asyncio.sleep(UNAVAILABLE_PAUSE)
+        except EventConflict as error:  # earlier releases accepted such an id from clients
+            logfire.error("Timer {name} leaves out a tick: {error}", name=name, error=str(error))
 
 
 def next_slot(schedule: Schedule, now: float) -> tuple[int, float]:
-    """Return the number of the next slot and when it is due, in seconds since 1970.
+    """Return the next slot and when it is due, in seconds since 1970.
 
-    Slots are counted in intervals since 1970; those of a cron expression, in seconds.
+    A slot is the number of intervals since 1970; for a cron expression, the number of seconds.
     """
     if isinstance(schedule, str):
         due = next(CronSim(schedule, datetime.fromtimestamp(now, UTC))).timestamp()
@@ -72,9 +74,9 @@ def next_slot(schedule: Schedule, now: float) -> tuple[int, float]:
 
 
 def tick(name: str, slot: int, due: float) -> TimerEvent:
-    """Return the event of one slot: the same in every process."""
+    """Return the event of a slot, which is equal in every process."""
     return TimerEvent(
-        id=f"timer:{name}:{slot}",
+        id=f"{TICK_ID_PREFIX}{name}:{slot}",
         source=f"timer:{name}",
         timestamp=datetime.fromtimestamp(due, UTC),
         timer_name=name,

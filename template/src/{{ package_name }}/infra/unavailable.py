@@ -1,7 +1,7 @@
-"""When the database cannot be used: one exception, raised where our connections connect and run statements.
+"""Classifies errors of the database: our connections raise `DatabaseUnavailable` if it is unavailable.
 
-An error is classified by its origin. A `TimeoutError`, a `FileNotFoundError` or a lost connection to
-another service is its raiser's own failure, although drivers raise the same classes.
+An error is classified by its origin. A `TimeoutError`, a `FileNotFoundError` or a lost connection to another service
+is a failure of the code that raised it, although drivers raise the same classes.
 """
 
 import asyncio
@@ -9,20 +9,23 @@ from collections.abc import Generator
 from typing import cast
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
 
 from .text import without_passwords
 
 
 class DatabaseUnavailable(ConnectionError):
-    """The database cannot be reached or used at the moment: wait, and try again.
+    """The database is unavailable: wait, and try again.
 
-    Its text is the reason; its cause is what the driver raised.
+    The message is the reason, and `__cause__` is the driver's error.
     """
 
 
 class StatementTooSlow(DatabaseUnavailable):
-    """The server answers, and one of the service's own statements took longer than it may."""
+    """The server answers, but one of the service's own statements exceeded its time limit."""
+
+
+class ReadTooSlow(StatementTooSlow):
+    """A read exceeded its time limit. The message is a sentence with the remedy."""
 
 
 SERVER_STATES = (
@@ -33,38 +36,38 @@ SERVER_STATES = (
     asyncpg.DatabaseDroppedError,
     asyncpg.IdleSessionTimeoutError,
     asyncpg.InsufficientResourcesError,  # a full disk, no memory, too many connections
-    asyncpg.PostgresSystemError,  # the server's disk or another part of its host fails
+    asyncpg.PostgresSystemError,  # a failure of the server's disk or host
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,  # what managed servers become when their disk is nearly full
+    asyncpg.ReadOnlySQLTransactionError,  # managed servers become read-only when their disk is nearly full
 )
-"""What a server answers when nothing is wrong with the statement."""
+"""The server's errors that have their cause outside of the statement."""
 
-DATABASE_AWAY = (DatabaseUnavailable, *SERVER_STATES)
-"""For `except` clauses: what a statement raises when the database is unavailable."""
+DATABASE_UNAVAILABLE = (DatabaseUnavailable, *SERVER_STATES)
+"""For `except` clauses: the errors of statements while the database is unavailable."""
 
-# A transaction that was left idle, a limit for one statement: the same code would meet it again.
-OF_THE_STATEMENT = (
+# An idle transaction, or a limit for one statement: the same code would fail again.
+STATEMENT_STATES = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ConfigurationLimitExceededError,
 )
 
 WAITED = "it ended a wait for the database"
 
-LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What the driver raises for a connection that is closed; `TimeoutError` is an `OSError`."""
+CLOSED_ERRORS = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The driver's errors of a closed connection; `TimeoutError` is an `OSError`."""
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether an error comes from a database that is unavailable.
+    """Return whether an error comes from an unavailable database.
 
-    Looks through groups, causes, and what SQLAlchemy wraps.
+    It searches exception groups, causes, and errors that SQLAlchemy wraps.
     """
-    return any(isinstance(each, DatabaseUnavailable) for each in _and_behind(error))
+    return any(isinstance(each, DatabaseUnavailable) for each in _error_chain(error))
 
 
-def _and_behind(error: BaseException) -> Generator[BaseException]:
-    """Yield an error and all that is behind it, each once: `raise error from error` makes a circle."""
+def _error_chain(error: BaseException) -> Generator[BaseException]:
+    """Yield an error and the errors that caused it, each once, since `raise error from error` makes a cycle."""
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
     while left:
@@ -73,51 +76,56 @@ def _and_behind(error: BaseException) -> Generator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        left += [each.__cause__, each.orig if isinstance(each, DBAPIError) else None]
+        wrapped = getattr(each, "orig", None)  # by SQLAlchemy
+        left += [each.__cause__, wrapped if isinstance(wrapped, BaseException) else None]
         if isinstance(each, BaseExceptionGroup):
             left += cast("BaseExceptionGroup[BaseException]", each).exceptions
 
 
-def unavailable(
+def as_unavailable(
     error: BaseException, *, closed: bool, states: tuple[type[BaseException], ...] = SERVER_STATES
 ) -> DatabaseUnavailable | None:
-    """Return what to raise for a driver's error on one of our connections; None if it is not that.
+    """Return the `DatabaseUnavailable` for a driver's error on one of our connections, or None.
 
-    `closed` is whether the connection cannot be used any more.
+    `closed` is whether the connection is lost.
     """
     if isinstance(error, DatabaseUnavailable):
         return error
-    if isinstance(error, ValueError) or isinstance(_origin(error), OF_THE_STATEMENT):
+    if isinstance(error, ValueError) or isinstance(_origin(error), STATEMENT_STATES):
         return None
-    if isinstance(error, states) or (closed and isinstance(error, LOST)):
+    if isinstance(error, states) or (closed and isinstance(error, CLOSED_ERRORS)):
         return DatabaseUnavailable(reason(error))
     return None
 
 
 def note_waiting(error: asyncio.CancelledError) -> None:
-    """Note on a cancellation that it ended a wait for a connection, or for a silent server."""
+    """Mark a cancellation that ended a wait for a connection or for a silent server."""
     error.add_note(WAITED)
 
 
-def waited(error: BaseException | None) -> bool:
-    """Tell whether a cancellation ended such a wait."""
+def was_database_wait(error: BaseException | None) -> bool:
+    """Return whether a cancellation has the mark of `note_waiting`."""
     return WAITED in getattr(error, "__notes__", ())
 
 
-def unreachable(error: BaseException, where: str = "") -> str:
-    """Return a sentence for a person who starts something while the database is unavailable."""
-    return f"The database{where} cannot be reached ({reason(error)}): start it, or correct DATABASE_URL."
+def unreachable(error: BaseException, where: str = "", setting: str = "DATABASE_URL") -> str:
+    """Return a sentence, with the remedy, that the database cannot be reached."""
+    return (
+        f"The database{where} cannot be reached ({reason(error)}): start it, or correct {setting}."
+    )
 
 
 def reason(error: BaseException) -> str:
-    """Return in words what lies behind an error of the database."""
-    # The driver's error for a closed connection names less than the one that closed it.
-    behind = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
-    return without_passwords(str(behind)) or type(behind).__name__
+    """Return the reason of a database error, without passwords."""
+    if isinstance(error, asyncpg.InternalClientError):  # its text is about the driver's protocol
+        return "the connection was closed"
+    # The error that closed a connection says more than the driver's error of using it afterwards.
+    original = (isinstance(error, asyncpg.InterfaceError) and error.__context__) or error
+    return without_passwords(str(original)) or type(original).__name__
 
 
 def _origin(error: BaseException) -> BaseException:
-    """Return the first error of a chain: the server's own, where the connection ended with one."""
+    """Return the first error of a chain of causes: the server's, if it closed the connection with one."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__

@@ -1,14 +1,14 @@
-"""Waits that something outside asks for, within what the settings allow.
+"""Bounds the waits that providers and triggers ask for.
 
-A provider may write anything into `Retry-After`, and a trigger anything into `Unavailable`. A wait that
-reaches the database survives restarts, so none goes there unbounded.
+`Retry-After` and `Unavailable` may contain any number. The database keeps a wait across restarts, so none is
+stored unbounded.
 """
 
 import math
 
-from ..core.types import Seconds
+from ..core.units import Seconds
 
 
 def bounded(seconds: Seconds, longest: Seconds) -> Seconds:
-    """Return the wait, but not less than none and at most `longest`; that long for NaN."""
+    """Return `seconds` within 0 and `longest`; `longest` for NaN."""
     return longest if math.isnan(seconds) else min(max(seconds, 0.0), longest)

@@ -1,4 +1,4 @@
-"""Alembic's way in: runs inside the connection and transaction that `migrate` opened."""
+"""Alembic's entry point; it uses the connection and transaction that `migrate` opened."""
 
 from alembic import context
 

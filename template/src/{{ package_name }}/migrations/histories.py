@@ -1,4 +1,4 @@
-"""The two lines of migrations: `store`, which arrives with updates, and `app`, which is yours."""
+"""The two histories of migrations: `store` belongs to the event store, and `app` is yours."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 class History(NamedTuple):
-    """A line of migrations."""
+    """A linear history of migrations."""
 
     folder: str
     version_table: str
@@ -29,7 +29,7 @@ def scripts_of(history: History) -> list[Script]:
     """Return the revisions of a history, from the first to the last.
 
     Raises:
-        StartupError: a file cannot be read, or they are no line.
+        StartupError: a file cannot be read, or the history is not linear.
     """
     try:
         directory = ScriptDirectory.from_config(config_of(history))
@@ -42,13 +42,13 @@ def scripts_of(history: History) -> list[Script]:
         ) from error
     except (CommandError, KeyError) as error:
         raise StartupError(
-            f"The revisions in {_versions(history)} are no line from the first to the last ({error}):"
+            f"The revisions in {_versions(history)} are not a linear history ({error}):"
             " correct their down_revision."
         ) from error
 
 
 def revision_of(connection: Connection, history: History) -> str | None:
-    """Return the revision that the database is at."""
+    """Return the database's current revision of a history; None before the first."""
     exists = connection.scalar(text("SELECT to_regclass(:name)"), {"name": history.version_table})
     if exists is None:
         return None
@@ -56,7 +56,7 @@ def revision_of(connection: Connection, history: History) -> str | None:
 
 
 def config_of(history: History, connection: Connection | None = None) -> Config:
-    """Return what Alembic has to know of a history."""
+    """Return the Alembic configuration of a history."""
     config = Config()
     config.set_main_option("script_location", str(HERE))
     config.set_main_option("version_locations", str(_versions(history)))

@@ -1,8 +1,8 @@
-"""Indexes of the store's tables that came after their first release.
+"""Builds the indexes of the store's tables that are newer than the tables.
 
-A table may have millions of rows by then, so they are built beside its readers and writers, outside
-the migrations' transaction. The service works without them, only slower. A build that was killed
-leaves an invalid index, which the next one drops and builds again.
+A table may have millions of rows, so its indexes are built concurrently with readers and writers, outside of the
+migrations' transaction. The service works without them, but slower. A build that was killed leaves an invalid index, which
+the next build drops and repeats.
 """
 
 import asyncio
@@ -15,36 +15,36 @@ import asyncpg
 from sqlalchemy import Connection, text
 
 from ..config import Settings
-from ..core.types import Seconds
+from ..core.units import Seconds
 from ..infra.database import CONNECT_TIMEOUT, StartupError, reason
 from ..infra.store.schema import UNCLAIMED
 
-type Say = Callable[[str], None]
-"""Reports in a sentence how far a build has come."""
+type Report = Callable[[str], None]
+"""Gets sentences about the progress of a build."""
 
-LOCK = 5_219_203_774_018_266_114  # beside the migrations' own
-POLL: Seconds = 0.5  # between looks at a build
-QUIET: Seconds = 5.0  # a build that takes longer reports what it waits for
-REPORT: Seconds = 30.0  # from then on as often
-WATCH_TIMEOUT: Seconds = 30.0  # a look that takes longer means that the server is gone
+LOCK = 5_219_203_774_018_266_114  # next to that of the migrations
+POLL: Seconds = 0.5  # between checks of a build
+QUIET: Seconds = 5.0  # before the first report of a build
+REPORT: Seconds = 30.0  # between later reports
+WATCH_TIMEOUT: Seconds = 30.0  # of a check; then the server counts as unavailable
 
 FAILURES = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
-"""What ends a build: the driver's own errors, since these connections have no time limits."""
+"""The errors of a build: the driver's own, since these connections do not translate them."""
 
 
 class IndexNotBuilt(StartupError):
-    """An index could not be built; the schema is up to date, and the service works without it."""
+    """An index could not be built. The schema is up to date, and the service works without the index."""
 
 
 class StoreIndex(NamedTuple):
-    """An index of a table that may be large already."""
+    """An index of a table that may be large."""
 
     name: str
     table: str
     on: str
-    """What comes behind the table's name in CREATE INDEX."""
+    """The part of CREATE INDEX after the name of the table."""
     replaces: str | None = None
-    """An index that only older code uses, dropped once this one is built."""
+    """The index of older code, which is dropped once this one is built."""
 
 
 INDEXES = (
@@ -80,8 +80,8 @@ SELECT i.indisvalid AS valid, p.pid AS builder
     ON p.datname = current_database() AND p.index_relid = i.indexrelid
  WHERE i.indrelid = to_regclass($1) AND c.relname = $2
 """
-# A build takes as long as it takes; but a process that is frozen must not keep the lock for ever.
-# Not all servers have all of these, and a pooler would refuse them with the connection's start.
+# A build has no time limit, but the server ends an idle session, so that a frozen process does not keep the lock.
+# The settings are set by a query: not all servers have all of them, and a pooler refuses them at the start.
 WITHOUT_LIMITS = """
 SELECT set_config(name, CASE name WHEN 'idle_session_timeout' THEN '60s' ELSE '0' END, false)
   FROM pg_settings
@@ -109,29 +109,32 @@ SELECT p.phase,
 
 
 def missing_in(connection: Connection) -> list[StoreIndex]:
-    """Return the indexes that are not there, or not usable."""
+    """Return the indexes that are missing or not valid."""
     return [index for index in INDEXES if connection.scalar(text(USABLE), index._asdict()) is None]
 
 
 async def build(
-    settings: Settings, wanted: Sequence[StoreIndex], say: Say, patience: Seconds | None = None
+    settings: Settings,
+    wanted: Sequence[StoreIndex],
+    on_progress: Report,
+    index_timeout: Seconds | None = None,
 ) -> None:
-    """Build indexes one by one, beside readers and writers; several processes may call this at once.
+    """Build indexes one by one, concurrently with readers and writers; `on_progress` gets their progress.
 
-    Without `patience` it takes as long as it takes, which `say` reports.
+    Several processes may call this at once. `index_timeout` is the longest time for one index, in seconds.
 
     Raises:
-        IndexNotBuilt: one cannot be built, or not within the patience.
+        IndexNotBuilt: one cannot be built, or not within the time limit.
     """
     for index in wanted:
         try:
             async with (
-                asyncio.timeout(patience),
+                asyncio.timeout(index_timeout),
                 _connection(settings) as builder,
                 _connection(settings) as watcher,
             ):
-                await _have_the_lock(builder, watcher, say)
-                await _build(index, builder, watcher, say)
+                await _acquire_lock(builder, watcher, on_progress)
+                await _build(index, builder, watcher, on_progress)
         except FAILURES as error:
             raise IndexNotBuilt(
                 f"The index {index.name} was not built ({_why(error)}): the schema is up to date and the"
@@ -145,13 +148,16 @@ def _why(error: BaseException) -> str:
 
 def _remedy(error: BaseException, index: StoreIndex) -> str:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return f"run the `migrate` command as the user that owns the table {index.table}"
+        return (
+            f"run the `migrate` command as the user that owns the table {index.table}, named in"
+            " DATABASE_MIGRATE_URL"
+        )
     return "run the `migrate` command again"
 
 
 @asynccontextmanager
 async def _connection(settings: Settings) -> AsyncGenerator[asyncpg.Connection]:
-    """Open a connection that no pooler may share: a lock and a long statement are the session's."""
+    """Open a connection past any pooler, since the lock and the settings belong to the session."""
     connection = await asyncpg.connect(
         settings.listen_dsn,
         timeout=CONNECT_TIMEOUT,
@@ -161,99 +167,108 @@ async def _connection(settings: Settings) -> AsyncGenerator[asyncpg.Connection]:
         await connection.execute(WITHOUT_LIMITS, timeout=WATCH_TIMEOUT)
         yield connection
     finally:
-        with suppress(*FAILURES):  # it ends either way
+        with suppress(*FAILURES):  # the server ends it in any case
             await connection.close(timeout=CONNECT_TIMEOUT)
 
 
-async def _have_the_lock(
-    builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+async def _acquire_lock(
+    builder: asyncpg.Connection, watcher: asyncpg.Connection, on_progress: Report
 ) -> None:
-    """Wait until no other process builds; one that died has no lock any more.
+    """Acquire the lock of builds; report the process that has it.
 
-    By asking again and again: a statement that waits has a snapshot, for which a build would wait.
+    It polls, because a statement that waits keeps a snapshot, and a concurrent build waits for all snapshots.
     """
-    report = _Reports(say)
+    progress = _ProgressReports(on_progress)
     while not await builder.fetchval(TRY_LOCK, LOCK, timeout=WATCH_TIMEOUT):
         for row in await watcher.fetch(HOLDER, LOCK, timeout=WATCH_TIMEOUT):
-            await report.on(watcher, row["pid"], f"Process {row['pid']} builds an index")
+            await progress.on(watcher, row["pid"], f"Process {row['pid']} builds an index")
         await asyncio.sleep(POLL)
 
 
 async def _build(
-    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, on_progress: Report
 ) -> None:
     if not await watcher.fetchval(
         f"SELECT EXISTS (SELECT FROM {index.table})", timeout=WATCH_TIMEOUT
     ):
-        say = _nothing  # a fresh database has it in a blink
-    if not await _is_usable(index, builder, watcher, say):
-        await _create(index, builder, watcher, say)
+        on_progress = _ignore  # the build takes no time in a new database
+    if not await _is_usable(index, builder, watcher, on_progress):
+        await _create(index, builder, watcher, on_progress)
     if index.replaces is not None:
         drop = f"DROP INDEX CONCURRENTLY IF EXISTS {index.replaces}"
-        await _watched(drop, index, builder, watcher, say)
+        await _watched(drop, index, builder, watcher, on_progress)
 
 
 async def _create(
-    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, on_progress: Report
 ) -> None:
-    begun = time.monotonic()
-    say(f"Building the index {index.name} of {index.table}; reading and writing go on meanwhile")
-    await _watched(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}", index, builder, watcher, say)
+    started_at = time.monotonic()
+    on_progress(
+        f"Building the index {index.name} of {index.table}; reading and writing go on meanwhile"
+    )
+    await _watched(
+        f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}", index, builder, watcher, on_progress
+    )
     await _watched(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {index.name} ON {index.table} {index.on}",
         index,
         builder,
         watcher,
-        say,
+        on_progress,
     )
-    say(f"Built the index {index.name} in {time.monotonic() - begun:.1f} s")
+    on_progress(f"Built the index {index.name} in {time.monotonic() - started_at:.1f} s")
 
 
-def _nothing(_: str) -> None:
-    """Keep a sentence to itself."""
+def _ignore(_: str) -> None:
+    """Ignore a report."""
 
 
 async def _is_usable(
-    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+    index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, on_progress: Report
 ) -> bool:
-    """Wait for a build that somebody began by hand, and tell whether there is nothing left to do."""
-    report = _Reports(say)
+    """Wait for a build that was started by hand; return whether the index is valid."""
+    progress = _ProgressReports(on_progress)
     while row := await builder.fetchrow(FOUND, index.table, index.name, timeout=WATCH_TIMEOUT):
         if row["valid"] or row["builder"] is None:
             return bool(row["valid"])
-        await report.on(watcher, row["builder"], f"Process {row['builder']} builds {index.name}")
+        await progress.on(watcher, row["builder"], f"Process {row['builder']} builds {index.name}")
         await asyncio.sleep(POLL)
     return False
 
 
 async def _watched(
-    sql: str, index: StoreIndex, builder: asyncpg.Connection, watcher: asyncpg.Connection, say: Say
+    sql: str,
+    index: StoreIndex,
+    builder: asyncpg.Connection,
+    watcher: asyncpg.Connection,
+    on_progress: Report,
 ) -> None:
-    """Run a long statement, and report on the way what it does or waits for.
+    """Run a statement without a time limit, and report its progress or the sessions that it waits for.
 
-    It has no time limit of its own; a server that does not answer the watcher any more ends it.
+    Raises:
+        TimeoutError: the server does not answer the watcher.
     """
-    report = _Reports(say)
+    progress = _ProgressReports(on_progress)
     pid = builder.get_server_pid()
     work = asyncio.ensure_future(builder.execute(sql))
     try:
         while not (await asyncio.wait([work], timeout=POLL))[0]:
-            await report.on(watcher, pid, index.name)
+            await progress.on(watcher, pid, index.name)
         await work
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
 
-class _Reports:
-    """Sentences about a build: none at first, then one now and again."""
+class _ProgressReports:
+    """Reports about a build: the first after `QUIET` seconds, then every `REPORT` seconds."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, on_progress: Report) -> None:
+        self._on_progress = on_progress
         self._next = time.monotonic() + QUIET
 
     async def on(self, watcher: asyncpg.Connection, pid: int, what: str) -> None:
-        """Report what a process of the server does or waits for, if it is time to.
+        """Report the progress of a server process, or the sessions that it waits for, if a report is due.
 
         Raises:
             TimeoutError: the server does not answer.
@@ -263,7 +278,7 @@ class _Reports:
             return
         self._next = time.monotonic() + REPORT
         if row["blockers"]:
-            self._say(f"{what}: waits for {row['blockers']}")
+            self._on_progress(f"{what}: waits for {row['blockers']}")
         else:
             percent = "" if row["percent"] is None else f", {row['percent']:.0f} %"
-            self._say(f"{what}: {row['phase'] or 'at work'}{percent}")
+            self._on_progress(f"{what}: {row['phase'] or 'at work'}{percent}")

@@ -1,4 +1,4 @@
-"""Your own migrations: written empty, applied once they do something, and taken back one by one."""
+"""Creates your migrations, decides which of them to apply, and takes them back."""
 
 import ast
 import hashlib
@@ -13,19 +13,19 @@ from sqlalchemy import Connection, text
 from ..infra.database import StartupError
 from .histories import APP, config_of, revision_of, scripts_of
 
-# What development must not apply by itself again, as long as its file is what it was.
-REMEMBER = """
+# A revision that was taken back: development does not apply it again while its file has this digest.
+RECORD_TAKEN_BACK = """
 INSERT INTO app_taken_back (revision, digest) VALUES (:revision, :digest)
     ON CONFLICT (revision) DO UPDATE SET digest = excluded.digest
 """
-MAKE_MEMORY = """
+CREATE_TAKEN_BACK = """
 CREATE TABLE IF NOT EXISTS app_taken_back (revision text PRIMARY KEY, digest text NOT NULL)
 """
 TAKEN_BACK = "SELECT revision, digest FROM app_taken_back"
 
 
 class Revision(NamedTuple):
-    """A migration of yours that the database has."""
+    """An applied migration of yours."""
 
     id: str
     title: str
@@ -33,8 +33,8 @@ class Revision(NamedTuple):
 
 
 def create_revision(message: str) -> Path:
-    """Write an empty migration of your own and return its file."""
-    title = message.replace("\\", "/").replace('"', "'")  # it stands in a docstring
+    """Create an empty migration and return its file."""
+    title = message.replace("\\", "/").replace('"', "'")  # it becomes a docstring
     script = command.revision(config_of(APP), title)
     first = script[0] if isinstance(script, list) else script
     assert first is not None, "one revision was asked for"  # noqa: S101 - alembic's type allows none
@@ -44,9 +44,9 @@ def create_revision(message: str) -> Path:
 def ready(
     scripts: Sequence[Script], taken_back: Mapping[str, str]
 ) -> tuple[Sequence[Script], str | None]:
-    """Return the revisions before the first that has to wait, and a sentence about that one.
+    """Return the revisions before the first that must wait, and a sentence about that one, or None.
 
-    The later ones wait with it: what they build on is not there yet.
+    Later revisions wait with it, since they depend on it.
     """
     for place, script in enumerate(scripts):
         if reason := _why_it_waits(script, taken_back.get(script.revision)):
@@ -64,7 +64,7 @@ def taken_back_in(connection: Connection) -> dict[str, str]:
 
 
 def newest(connection: Connection) -> Revision:
-    """Return the newest of your migrations that the database has.
+    """Return the newest of your migrations that is applied.
 
     Raises:
         StartupError: there is none, or it cannot be taken back.
@@ -74,30 +74,32 @@ def newest(connection: Connection) -> Revision:
     if _does_nothing(path, "downgrade") and not _does_nothing(path, "upgrade"):
         raise StartupError(
             f"The revision {_name(script)} cannot be taken back: its downgrade() does nothing; write"
-            f" there what undoes its upgrade(), in {path}."
+            f" there the statements that undo its upgrade(), in {path}."
         )
     if not isinstance(script.down_revision, str | None):
         raise StartupError(
-            f"The revision {_name(script)} merges others and cannot be taken back: delete what it"
-            " merges by a further revision."
+            f"The revision {_name(script)} merges others and cannot be taken back: undo the"
+            " merged ones by another revision."
         )
     return Revision(script.revision, script.doc, path)
 
 
 def take_back(connection: Connection, revision: Revision) -> None:
-    """Undo a migration, unless another is the newest by now.
+    """Downgrade a migration, and record it as taken back.
 
     Raises:
-        StartupError: another process migrated meanwhile.
+        StartupError: it is no longer the newest, since another process migrated meanwhile.
     """
     if newest(connection) != revision:
         raise StartupError(
-            f"The revision {revision.id} is not the newest any more: look at what is, and try again."
+            f"The revision {revision.id} is no longer the newest: check which one is, and try again."
         )
     before = _script(revision.id).down_revision
     command.downgrade(config_of(APP, connection), str(before or "base"))
-    connection.execute(text(MAKE_MEMORY))
-    connection.execute(text(REMEMBER), {"revision": revision.id, "digest": _digest(revision.path)})
+    connection.execute(text(CREATE_TAKEN_BACK))
+    connection.execute(
+        text(RECORD_TAKEN_BACK), {"revision": revision.id, "digest": _digest(revision.path)}
+    )
 
 
 def _script(revision: str | None) -> Script:
@@ -107,7 +109,7 @@ def _script(revision: str | None) -> Script:
         if script.revision == revision:
             return script
     raise StartupError(
-        f"The database is at {revision}, of which there is no file here: take it back with the"
+        f"The database is at {revision}, whose file is missing here: take it back with the"
         " version that has it."
     )
 
@@ -121,23 +123,23 @@ def _why_it_waits(script: Script, taken_back: str | None) -> str | None:
         )
     if taken_back == _digest(path):
         return (
-            f"was taken back and is not applied again as long as {path} is what it was: edit or delete"
+            f"was taken back and is not applied again until {path} changes: edit or delete"
             " it, or run the `migrate` command"
         )
     return None
 
 
 def _is_untouched(path: Path) -> bool:
-    """Tell whether a revision is as it was written, or somebody has only begun to empty it."""
+    """Return whether a revision's `upgrade` still has no statement."""
     body = _body(path, "upgrade")
-    return body is not None and all(_says_nothing(statement, {""}) for statement in body)
+    return body is not None and all(_has_no_effect(statement, {""}) for statement in body)
 
 
 def _does_nothing(path: Path, function: str) -> bool:
-    """Tell whether a function has no effect; revisions of 0.1.0 were written with `SELECT 1`."""
+    """Return whether a function has no effect; 0.1.0 created revisions with `SELECT 1`."""
     body = _body(path, function) or []
     return all(
-        isinstance(statement, ast.Pass) or _says_nothing(statement, {"", "SELECT 1"})
+        isinstance(statement, ast.Pass) or _has_no_effect(statement, {"", "SELECT 1"})
         for statement in body
     )
 
@@ -149,7 +151,7 @@ def _body(path: Path, function: str) -> list[ast.stmt] | None:
     return None
 
 
-def _says_nothing(statement: ast.stmt, nothing: set[str]) -> bool:
+def _has_no_effect(statement: ast.stmt, nothing: set[str]) -> bool:
     match statement:
         case ast.Expr(value=ast.Constant()):  # a docstring, or `...`
             return True

@@ -9,10 +9,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Apply the change; nothing is applied before this does something."""
+    """Apply the change. The revision is not applied while this is empty."""
     op.execute("")
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Undo the change."""
     op.execute("")

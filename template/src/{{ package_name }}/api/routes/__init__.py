@@ -1,4 +1,4 @@
-"""One module a door. A router of yours gets a module here, and a line in `YOURS`."""
+"""Routers, one per module. Add a module here for each router of yours, and a line in `YOURS`."""
 
 from fastapi import APIRouter
 
@@ -9,4 +9,7 @@ YOURS: dict[str, APIRouter] = {
     # --- your routes start here ---
     # --- your routes end here ---
 }
-"""Your routers by their prefix; they ask for a key, as those of `/events` do."""
+"""Your routers by their prefix. They require a valid key, whatever the roles of its client.
+
+For a route that requires a role, pass `dependencies=[Depends(requires("operate"))]`, from `api.auth`.
+"""

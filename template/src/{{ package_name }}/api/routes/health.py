@@ -1,14 +1,16 @@
-"""Is the process alive, and is it ready for work?"""
+"""Routes that report health and readiness."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from ...core.types import Seconds
+from ...core.units import Seconds
 from ...infra.text import storable
 from ...runtime import Service
+from ..auth import client_of
 from ..deps import ServiceDep
 
 READY_TIMEOUT: Seconds = 2.0
@@ -16,69 +18,101 @@ READY_TIMEOUT: Seconds = 2.0
 router = APIRouter()
 
 
+async def _may_read(connection: HTTPConnection) -> bool:
+    """Return whether a client may see details, which quote errors; without a key, only the status is sent."""
+    client = client_of(connection)
+    return client is not None and "read" in client.roles
+
+
+Details = Annotated[bool, Depends(_may_read)]
+
+
 class TaskState(BaseModel):
-    """One task that the service keeps running."""
+    """The state of a supervised task."""
 
     state: Literal["running", "restarting", "stopped"]
     restarts: int
     error: str | None
-    """Why it last failed."""
+    """The last error."""
 
 
-class Health(BaseModel):
-    """The process and its tasks."""
+class HealthStatus(BaseModel):
+    """Whether all tasks of the process run."""
 
     status: Literal["healthy", "degraded"]
     timestamp: str
+
+
+class Health(HealthStatus):
+    """The health of the process, with its tasks."""
+
     tasks: dict[str, TaskState]
 
 
 class ModelState(BaseModel):
-    """The circuit breaker before one model; while it is open, events wait."""
+    """The circuit breaker of one model; while it is open, events wait."""
 
     name: str
-    """As `DEFAULT_MODEL` or the agent's code names it."""
+    """The name in `DEFAULT_MODEL` or in the agent's code."""
     breaker: Literal["closed", "open", "half-open"]
     retry_in: Seconds
-    """How long the model is still left alone."""
+    """Seconds until the next request to the model."""
     cause: Literal["outage", "misconfigured", "budget"] | None
-    """Why no decision can use it: it does not answer, an operator must act, or the hour's budget is spent."""
+    """Why the breaker is open: the model does not answer, a setting is wrong, or the hour's budget is spent."""
     error: str | None
-    """Why its last request failed; for `misconfigured`, also what to correct."""
+    """The error of the last request; for `misconfigured`, with the remedy."""
 
 
-class Readiness(BaseModel):
-    """Whether to send work here."""
+class ReadinessStatus(BaseModel):
+    """Whether the process is ready for work."""
 
     status: Literal["ready", "not ready"]
+
+
+class Readiness(ReadinessStatus):
+    """Whether the process is ready for work, with the state of its dependencies."""
+
     database: str
     model: ModelState
-    """The one of `DEFAULT_MODEL`."""
+    """The model of `DEFAULT_MODEL`."""
     models: dict[str, ModelState]
-    """All that were used since the process started, by name."""
+    """All models that were used since the process started, by name."""
     warnings: list[str]
-    """What an operator should correct although the service works."""
+    """Problems that an operator should correct although the service works."""
     tasks: dict[str, TaskState]
 
 
 @router.get("/health")
-async def health(service: ServiceDep) -> Health:
-    """Answer as long as the process lives; `degraded` while one of its tasks is being restarted."""
-    return Health(
+async def health(service: ServiceDep, details: Details = True) -> Health | HealthStatus:
+    """Return 200 while the process lives; `degraded` while one of its tasks is being restarted.
+
+    The tasks are included for clients with the role `read`.
+    """
+    pulse = HealthStatus(
         status="healthy" if _all_run(service) else "degraded",
         timestamp=service.store.now().isoformat(),
-        tasks=service.condition()["tasks"],
     )
+    if not details:
+        return pulse
+    return Health(**pulse.model_dump(), tasks=service.status()["tasks"])
 
 
-@router.get("/ready", responses={503: {"model": Readiness, "description": "Not ready for work"}})
-async def ready(service: ServiceDep) -> JSONResponse:
-    """Answer 200 if the database can be used and the agent runs, else 503 with what is wrong."""
+@router.get(
+    "/ready",
+    responses={503: {"model": Readiness | ReadinessStatus, "description": "Not ready for work"}},
+)
+async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
+    """Return 200 if the database is available and the agent runs, else 503.
+
+    The reason is included for clients with the role `read`.
+    """
     database = await _database(service)
-    # The model does not count: events are taken in and kept while it is away.
+    # The model does not count: events are accepted while it is unavailable.
     well = database == "ok" and _all_run(service)
     status = "ready" if well else "not ready"
-    answer = Readiness(status=status, database=database, **service.condition())
+    answer = ReadinessStatus(status=status)
+    if details:
+        answer = Readiness(status=status, database=database, **service.status())
     return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
 
 

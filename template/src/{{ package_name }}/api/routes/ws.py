@@ -1,40 +1,50 @@
-"""Talking with one client: its messages become events, and the agent's actions come back.
+"""WebSockets: publish a client's messages as events, and push the agent's actions to it.
 
-Each message is `{"content": "..."}`, optionally with an `id` so that it can be sent again safely,
-and is answered by `{"ack": id}` once it is stored or by `{"error": sentence}`. Actions arrive as
-`{"action": event, "cursor": "..."}`. Connect with `?after=` and the last cursor seen to get what was
-missed since, each action once and in order; `?after=0` gives all from the beginning. A message with
-nothing but a cursor says that the client has caught up. An action that this code cannot read comes as
-`{"unreadable": action, "cursor": "..."}`, as it is stored and with the reason.
+A message is `{"content": "..."}`. It may have an `id`, so that it can be sent again safely, and a `meta` with
+`correlation_id` and `traceparent`. The response is `{"ack": id}` once it is stored, or `{"error": sentence}`.
+
+An action arrives as `{"action": event, "cursor": "..."}`. To resume, connect with `?after=` and the last
+cursor: each missed action is sent once, in order. `?after=0` starts at the beginning of the log. A message
+with only a cursor means that the client has caught up. An action that this version cannot read arrives as
+`{"unreadable": action, "cursor": "..."}`, as it is stored, with the reason.
 """
 
 import asyncio
 import contextlib
 import json
-from contextlib import aclosing
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import logfire
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
 from logfire.propagate import attach_context
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from ...config import Settings
 from ...core.events import WebSocketEvent
 from ...infra.database import DatabaseUnavailable
-from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent, UnreadableEvent
-from ...infra.text import shorten, storable
-from ...infra.tracing import continuing
-from ..auth import key_of, may_use_client
+from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
+from ...infra.store.log import EventFilter
+from ...infra.telemetry.tracing import continuing
+from ...infra.text import close_reason, one_line, storable
+from .. import usage
+from ..auth import client_of, key_of, may_use_client
+from ..clients import HTTP_FORBIDDEN
+from ..clients import Client as Sender
 from ..deps import HubDep, SettingsDep, StoreDep
-from ..errors import UNAVAILABLE, sentence_of
-from ..hub import Hub, TooMany, TooSlow, Wants
-from ..ids import refusal_of
+from ..errors import UNAVAILABLE, error_response_of, format_errors, refuse
+from ..hub import ClientTooSlow, Hub, TooManyClients
+from ..ids import id_error
+from ..incoming import allowed_meta
+from ..memory_limiter import MemoryLimiter, weight
+from ..rate_limits import RateLimited
+from ..request_body import MEMORY_FULL
 
-POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013  # close codes of RFC 6455 and its registry
-LONGEST_CLIENT_ID = 100  # characters
-LONGEST_REASON = 123  # bytes of a close frame's reason (RFC 6455)
+TRY_AGAIN_LATER = 1013  # a close code of the registry of RFC 6455
+MAX_CLIENT_ID_LENGTH = 100  # characters
 
 router = APIRouter()
 
@@ -48,51 +58,89 @@ async def websocket_endpoint(
     settings: SettingsDep,
     after: str | None = None,
 ) -> None:
-    """Serve one client until it leaves."""
-    key = key_of(settings, websocket.headers.get("authorization"))
-    if key is None or not may_use_client(key, client_id):
-        await _close(websocket, POLICY_VIOLATION, "send a valid key as `Authorization: Bearer`")
-        return
-    if len(client_id) > LONGEST_CLIENT_ID or "\x00" in client_id:
-        await _close(websocket, POLICY_VIOLATION, "client_id: use at most 100 characters, no NUL")
-        return
+    """Serve one client until it disconnects."""
     try:
-        cursor = Cursor.parse(after) if after else None
-    except ValueError as error:
-        await _close(websocket, POLICY_VIOLATION, str(error))
+        sender = _sender(websocket, client_id, settings)
+        cursor = _parse_start(client_id, after)
+    except HTTPException as error:
+        await refuse(websocket.scope, websocket.receive, websocket.send, error_response_of(error))
         return
     await websocket.accept()
-    client = Client(websocket, client_id, settings)
+    client = Client(websocket, client_id, sender, settings, websocket.app.state.memory_limiter)
     await _serve(client, store, hub, cursor)
 
 
+def _sender(websocket: WebSocket, client_id: str, settings: Settings) -> Sender:
+    """Return the API client of the key, if it may connect as this WebSocket client.
+
+    Raises:
+        HTTPException: it may not.
+    """
+    sender = client_of(websocket)
+    key = key_of(settings, websocket.headers.get("authorization"))
+    if sender is None or not may_use_client(key or "", client_id):
+        raise HTTPException(HTTP_FORBIDDEN, "Authorization: send a valid key as `Bearer <key>`")
+    sender.require("publish", "read")
+    if not sender.includes(f"ws:{client_id}"):
+        raise HTTPException(
+            HTTP_FORBIDDEN,
+            f"client_id: the client {sender.name!r} may not use the scope 'ws:{client_id}'; use another id",
+        )
+    return sender
+
+
+def _parse_start(client_id: str, after: str | None) -> Cursor | None:
+    """Return the cursor from which a WebSocket client resumes; None to start now.
+
+    Raises:
+        HTTPException: the client's id or cursor is not valid.
+    """
+    if len(client_id) > MAX_CLIENT_ID_LENGTH or "\x00" in client_id:
+        raise HTTPException(HTTP_FORBIDDEN, "client_id: use at most 100 characters, no NUL")
+    try:
+        return Cursor.parse(after) if after else None
+    except ValueError as error:
+        raise HTTPException(HTTP_FORBIDDEN, f"after: {error}") from error
+
+
 async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    await websocket.close(code, shorten(reason, LONGEST_REASON))
+    await websocket.close(code, close_reason(reason))
 
 
 @dataclass
 class Client:
-    """Somebody who is connected."""
+    """A connected WebSocket client."""
 
     websocket: WebSocket
     id: str
+    sender: Sender
+    """The API client of its key."""
     settings: Settings
+    memory: MemoryLimiter
 
-    async def tell(self, message: dict[str, Any]) -> None:
-        """Send a message.
+    async def send_json(self, message: dict[str, Any]) -> None:
+        """Send a message as JSON.
 
         Raises:
-            TooSlow: the client does not take it.
+            ClientTooSlow: the client does not read it within `API_CLIENT_PATIENCE`.
+        """
+        await self.send_line(one_line(to_json(message).decode()))
+
+    async def send_line(self, line: str) -> None:
+        """Send one line of JSON.
+
+        Raises:
+            ClientTooSlow: the client does not read it within `API_CLIENT_PATIENCE`.
         """
         try:
             async with asyncio.timeout(self.settings.api_client_patience):
-                await self.websocket.send_json(message)
+                await self.websocket.send_text(line)
         except TimeoutError as error:
-            raise TooSlow("the client does not read its messages") from error
+            raise ClientTooSlow("the client does not read its messages") from error
 
 
 async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | None) -> None:
-    """Receive and push at the same time; whichever ends first ends the other."""
+    """Receive and push concurrently; when one of them ends, the other is cancelled."""
     logfire.info("WebSocket connected", client_id=client.id)
     tasks = [
         asyncio.create_task(_receive(client, store)),
@@ -104,20 +152,34 @@ async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | No
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    await _part(client, [result for result in results if isinstance(result, Exception)])
+    await _log_disconnect(client, [result for result in results if isinstance(result, Exception)])
 
 
-async def _part(client: Client, errors: list[Exception]) -> None:
-    """Say why the connection ends, if it is not the client that ended it."""
+async def _log_disconnect(client: Client, errors: list[Exception]) -> None:
+    """Log the end of a connection; send the reason unless the client ended it."""
     for error in errors:
-        if isinstance(error, TooSlow | TooMany):
+        if isinstance(error, ClientTooSlow | TooManyClients | RateLimited):
+            reason = error.detail if isinstance(error, RateLimited) else str(error)
             with contextlib.suppress(TimeoutError, WebSocketDisconnect):
                 async with asyncio.timeout(client.settings.api_client_patience):
-                    await _close(client.websocket, TRY_AGAIN_LATER, str(error))
+                    await _close(client.websocket, TRY_AGAIN_LATER, reason)
         elif not isinstance(error, WebSocketDisconnect):
             logfire.error("WebSocket failed: {error}", error=repr(error), client_id=client.id)
     reasons = [str(error) for error in errors]
     logfire.info("WebSocket disconnected", client_id=client.id, reasons=reasons)
+
+
+@contextmanager
+def _message_span(name: str, client: Client) -> Generator[None]:
+    """Trace one message; a client that disconnects or does not read is not recorded as an error."""
+    interrupted: BaseException | None = None
+    with logfire.span(name, client_id=client.id):
+        try:
+            yield
+        except (asyncio.CancelledError, WebSocketDisconnect, ClientTooSlow) as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 async def _receive(client: Client, store: EventStore) -> None:
@@ -127,19 +189,27 @@ async def _receive(client: Client, store: EventStore) -> None:
             return
         text = message.get("text")
         if text is None:
-            await client.tell({"error": "message: it is binary; send JSON as text"})
+            await client.send_json({"error": "message: it is binary; send JSON as text"})
         else:
-            # A trace for each message: the connection's own would last as long as the client stays.
-            with attach_context({}), logfire.span("ws.receive", client_id=client.id):
+            # One trace per message: a trace of the connection would last until the client disconnects.
+            with attach_context({}), _message_span("ws.receive", client):
                 answer = await _answer(text, client, store)
-            await client.tell(answer)
+            await client.send_json(answer)
 
 
 async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any]:
-    """Store one message and say what to tell its sender."""
+    """Publish one message as an event, and return the response."""
     try:
-        event = _parse(text, client)
-        await store.publish(event)
+        size = _size(text, client)
+        if not client.memory.try_acquire(size):
+            return {"error": MEMORY_FULL}
+        try:
+            event = _parse(text, client)
+            client.sender.spend()
+            await store.publish(event)
+            usage.events.add(client.sender)
+        finally:
+            client.memory.release(size)
     except (InvalidEvent, EventConflict) as error:
         return {"error": storable(str(error))}
     except DatabaseUnavailable as error:
@@ -148,36 +218,47 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
     return {"ack": event.id}
 
 
+def _size(text: str, client: Client) -> int:
+    """Return an upper bound of the memory of a message, in bytes.
+
+    Raises:
+        InvalidEvent: the message is too large.
+    """
+    data, most = text.encode(errors="replace"), client.settings.api_max_body_bytes
+    if len(data) > most:
+        raise InvalidEvent(f"message: it is larger than {most} bytes; send less")
+    if (size := weight(data)) > client.memory.limit // 2:
+        raise InvalidEvent("message: it has too many values for API_MAX_INTAKE_BYTES; send less")
+    return size
+
+
 def _parse(text: str, client: Client) -> WebSocketEvent:
-    max_bytes = client.settings.api_max_body_bytes
-    if len(text.encode(errors="replace")) > max_bytes:
-        raise InvalidEvent(f"message: it is larger than {max_bytes} bytes; send less")
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter for a thousand brackets
+    except (ValueError, RecursionError) as error:  # RecursionError for a thousand nested brackets
         raise InvalidEvent('message: it is not JSON; send {"content": "..."}') from error
     if not isinstance(data, dict) or "content" not in data:
         raise InvalidEvent('content: it is missing; send {"content": "..."}')
     fields: dict[str, Any] = {name: data[name] for name in ("id", "content") if name in data}
+    if "meta" in data:
+        fields["meta"] = allowed_meta(data["meta"])
     try:
         event = WebSocketEvent(source=f"ws:{client.id}", connection_id=client.id, **fields)
     except ValidationError as error:
-        raise InvalidEvent(sentence_of(error.errors())) from error
-    if refusal := refusal_of(event.id):
+        raise InvalidEvent(format_errors(error.errors())) from error
+    if refusal := id_error(event.id):
         raise InvalidEvent(refusal)
     return event
 
 
 async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
-    wants = Wants(["agent.action"], f"ws:{client.id}")
-    async with aclosing(hub.listen(wants, after)) as events:
-        async for cursor, event in events:
-            if event is None:
-                await client.tell({"cursor": str(cursor)})
+    event_filter = EventFilter(["agent.action"], f"ws:{client.id}")
+    async with aclosing(hub.listen(event_filter, after)) as events:
+        async for cursor, message in events:
+            place = f'"cursor":{to_json(str(cursor)).decode()}'
+            if message is None:
+                await client.send_line("{" + place + "}")
                 continue
-            action = event.model_dump(mode="json")
-            if isinstance(event, UnreadableEvent):
-                await client.tell({"unreadable": action, "cursor": str(cursor)})
-                continue
-            with continuing(event), logfire.span("ws.push", client_id=client.id):
-                await client.tell({"action": action, "cursor": str(cursor)})
+            name = "action" if message.readable else "unreadable"
+            with continuing(message.traceparent), _message_span("ws.push", client):
+                await client.send_line("{" + f'"{name}":{message.json.decode()},{place}' + "}")

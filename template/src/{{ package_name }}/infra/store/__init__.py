@@ -1,34 +1,48 @@
-"""The event store: a durable log in PostgreSQL, and a queue for each subscriber on top of it.
+"""The event store: a durable log in PostgreSQL, with a queue on top of it for each subscriber.
 
 Its promise: no accepted event is lost; each is handled at least once; database effects made with
 the ack happen exactly once; a stale worker cannot ack.
 """
 
-from .admin import DeadLetter, DeliveryStatus, QueueStats
+from typing import TYPE_CHECKING
+
+from .admin import DeliveryStatus, QueueStats
 from .claim import Token
 from .codec import Stored, UnreadableEvent
 from .cursor import Cursor
-from .hold import ScopeBehind, ScopeMoved
+from .dead_letters import DeadLetter
+from .hold import EarlierEventPending, ScopeMoved
 from .log import Latest
 from .publish import EventConflict
 from .refusal import InvalidEvent
-from .schema import EventRecord, StoreBase
 from .store import EventStore
+
+if TYPE_CHECKING:
+    from .schema import EventRecord, StoreBase
 
 __all__ = [
     "Cursor",
     "DeadLetter",
     "DeliveryStatus",
+    "EarlierEventPending",
     "EventConflict",
     "EventRecord",
     "EventStore",
     "InvalidEvent",
     "Latest",
     "QueueStats",
-    "ScopeBehind",
     "ScopeMoved",
     "StoreBase",
     "Stored",
     "Token",
     "UnreadableEvent",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the mapped tables on first use, since that loads SQLAlchemy."""
+    if name in {"EventRecord", "StoreBase"}:
+        from . import schema
+
+        return getattr(schema, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

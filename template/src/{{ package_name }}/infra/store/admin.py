@@ -1,62 +1,60 @@
-"""What an operator does: look at the queue, retry or drop what died, prune the log."""
+"""The operator's statements: queue statistics, dead letters, pruning, subscriptions."""
 
 import json
-from collections.abc import AsyncIterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
-from ...core.types import Seconds
+from ...core.units import Seconds
 from ..database import Fetch, Row
-from .claim import NEW_FENCE, PENDING
-from .codec import aware
+from .claim import IS_PENDING, NEW_FENCE
+from .dead_letters import MATCHES_FILTER, DeadLetterFilter
 
-PRUNE_CHUNK = 5_000  # rows a transaction: long enough to be quick, short enough to block nobody
+PRUNE_CHUNK = 5_000  # events a transaction, so that none blocks others for long
 
-DEAD = """
-SELECT d.seq, e.id, e.type, e.source, e.scope, e.timestamp, e.recorded_at, e.payload,
-       e.headers AS meta, d.attempts, d.error, d.traceback, d.dead_at
-  FROM deliveries d JOIN events e ON e.seq = d.seq
- WHERE d.subscriber = $1 AND d.dead_at IS NOT NULL
-   AND ($2::text IS NULL OR e.id = $2)
- ORDER BY d.dead_at DESC, d.seq DESC
- LIMIT $3
-"""
-
-# A new fence: a worker that still holds the old one must not settle the retried delivery.
+# The new fence invalidates the token of a worker that still has the delivery.
 RETRY = f"""
 UPDATE deliveries d
    SET dead_at = NULL, lease = NULL, attempts = 0, due_at = 'epoch',
        fence = {NEW_FENCE}
   FROM events e
- WHERE e.seq = d.seq AND d.subscriber = $1 AND d.dead_at IS NOT NULL
-   AND ($2::text IS NULL OR e.id = $2)
-RETURNING d.seq
-"""  # noqa: S608 - no value goes in, only the expression of a fence
+ WHERE e.seq = d.seq AND {MATCHES_FILTER}
+RETURNING e.id
+"""  # noqa: S608 - interpolates constant SQL only
 
-PURGE = """
+COUNT_DEAD = f"""
+SELECT count(*) AS count
+  FROM deliveries d JOIN events e ON e.seq = d.seq
+ WHERE {MATCHES_FILTER}
+"""  # noqa: S608 - interpolates constant SQL only
+
+PURGE = f"""
 DELETE FROM deliveries d USING events e
- WHERE e.seq = d.seq AND d.subscriber = $1 AND d.dead_at IS NOT NULL
-   AND ($2::text IS NULL OR e.id = $2)
-RETURNING d.seq
+ WHERE e.seq = d.seq AND {MATCHES_FILTER}
+RETURNING e.id
+"""  # noqa: S608 - interpolates constant SQL only
+
+# An event is kept while it has a delivery, held and dead ones included. An `agent.dropped` is kept while
+# an event that it covers has a delivery for another subscriber: it is the source of that event's status.
+PRUNABLE = """
+  FROM events e
+ WHERE e.recorded_at < now() - $1::float8 * interval '1 second'
+   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.seq = e.seq)
+   AND (e.type <> 'agent.dropped' OR NOT EXISTS (
+       SELECT FROM jsonb_array_elements_text(
+              CASE jsonb_typeof(e.payload -> 'covers') WHEN 'array' THEN e.payload -> 'covers'
+              ELSE '[]' END) AS c (id)
+         JOIN events k ON k.id = c.id JOIN deliveries d ON d.seq = k.seq))
 """
 
-# Never an event that has a delivery, held and dead ones included. Nor an `agent.dropped` while an
-# event that it covers has a delivery for another subscriber and so stays: its status would be lost.
-PRUNE = """
-DELETE FROM events WHERE seq IN (
-    SELECT e.seq FROM events e
-     WHERE e.recorded_at < now() - $1::float8 * interval '1 second' AND e.seq > $3
-       AND NOT EXISTS (SELECT FROM deliveries d WHERE d.seq = e.seq)
-       AND (e.type <> 'agent.dropped' OR NOT EXISTS (
-           SELECT FROM jsonb_array_elements_text(e.payload -> 'covers') AS c (id)
-             JOIN events k ON k.id = c.id JOIN deliveries d ON d.seq = k.seq))
-     ORDER BY e.seq
-     LIMIT $2)
+COUNT_PRUNABLE = f"SELECT count(*) AS count {PRUNABLE}"
+
+PRUNE = f"""
+DELETE FROM events WHERE seq IN (SELECT e.seq {PRUNABLE} AND e.seq > $3 ORDER BY e.seq LIMIT $2)
 RETURNING seq
-"""
+"""  # noqa: S608 - interpolates constant SQL only
 
-# A scope that holds nothing, notes nothing and has not acted for so long is as if it never was: its
-# version starts again, and who remembers the old one finds that it moved.
+# Deletes scopes without held deliveries, notes or a recent action. Their version restarts at 0, so a
+# context that was cached under the old version counts as changed.
 PRUNE_SCOPES = """
 DELETE FROM scopes s
  WHERE coalesce(s.last_action_at, '-infinity') < now() - $1::float8 * interval '1 second'
@@ -66,28 +64,30 @@ DELETE FROM scopes s
         WHERE d.subscriber = s.subscriber AND d.scope = s.scope AND d.held_at IS NOT NULL)
 """
 
-COUNTED_MOST = 10_000
-"""Deliveries of one kind that are counted one by one; beyond it their number is estimated."""
+EXACT_COUNT_LIMIT = 10_000
+"""The most deliveries of one kind that are counted exactly; a larger number is estimated."""
 
 KINDS = {
-    "pending": f"d.due_at = 'epoch' AND {PENDING}",
-    "waiting": f"d.due_at > 'epoch' AND {PENDING}",
+    "pending": f"d.due_at = 'epoch' AND {IS_PENDING}",
+    "waiting": f"d.due_at > 'epoch' AND {IS_PENDING}",
     "leased": "d.lease IS NOT NULL",
     "held": "d.held_at IS NOT NULL",
     "dead": "d.dead_at IS NOT NULL",
 }
-"""Conditions of the kinds of deliveries, each with an index of its own."""
+"""The SQL condition of each kind of delivery; each has a partial index."""
 
 
 def _some(kind: str, order: str = "") -> str:
     return f"""(SELECT d.seq FROM deliveries d
-               WHERE d.subscriber = s.name AND {KINDS[kind]} {order} LIMIT $1) AS found"""  # noqa: S608 - no value goes in
+               WHERE d.subscriber = s.name AND {KINDS[kind]} {order} LIMIT $1) AS found"""  # noqa: S608 - interpolates constant SQL only
 
 
-# Bounded, whatever is held or has piled up, and by index alone.
+# Reads indexes only, and at most `EXACT_COUNT_LIMIT` entries of each kind.
 STATS = f"""
 SELECT s.name AS subscriber, c.*,
-       greatest(extract(epoch FROM clock_timestamp() - e.recorded_at), 0)::float8 AS oldest_seconds
+       CASE WHEN e.seq IS NOT NULL THEN greatest(CASE WHEN isfinite(e.recorded_at) THEN
+            extract(epoch FROM clock_timestamp() - e.recorded_at) END, 0)::float8
+       END AS oldest_seconds
   FROM subscriptions s
  CROSS JOIN LATERAL (
        SELECT {", ".join(f"(SELECT count(*) FROM {_some(kind)}) AS {kind}" for kind in KINDS)},
@@ -97,12 +97,12 @@ SELECT s.name AS subscriber, c.*,
        ) AS c
   LEFT JOIN events e ON e.seq = c.first
  ORDER BY s.name
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
-# The planner's own estimate, from the statistics and the size of the table.
+# The planner's row estimate, from the table's statistics and size.
 ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM deliveries d WHERE d.subscriber = $1 AND {condition}"
 
-CLAIMING = """
+COUNT_OTHER_WORKERS = """
 SELECT count(DISTINCT application_name)::int AS others
   FROM pg_stat_activity
  WHERE datname = current_database()
@@ -121,7 +121,7 @@ INSERT INTO subscriptions (name, types, excluded) VALUES ($1, $2, $3)
 RETURNING pg_current_xact_id()::text AS tx, (xmax = 0) AS created
 """
 
-ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8 AS ended"
+TRANSACTION_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8 AS ended"
 
 BACKFILL = """
 INSERT INTO deliveries (subscriber, seq, scope)
@@ -134,28 +134,10 @@ RETURNING seq
 """
 
 
-class DeadLetter(NamedTuple):
-    """A delivery that was given up, with the reason."""
-
-    seq: int
-    id: str
-    type: str
-    source: str
-    scope: str
-    timestamp: datetime
-    recorded_at: datetime
-    payload: str
-    meta: str
-    attempts: int
-    error: str | None
-    traceback: str | None
-    dead_at: datetime
-
-
 class QueueStats(NamedTuple):
-    """What one subscriber is owed, in events, and the age of the oldest in seconds.
+    """Counts of one subscriber's deliveries, and the age of the oldest unsettled one in seconds.
 
-    Counts above `COUNTED_MOST` are estimates.
+    Counts above `EXACT_COUNT_LIMIT` are estimates.
     """
 
     subscriber: str
@@ -167,7 +149,7 @@ class QueueStats(NamedTuple):
 
 
 class DeliveryStatus(NamedTuple):
-    """How far one event has come with one subscriber."""
+    """The status of one event's delivery to one subscriber."""
 
     subscriber: str
     status: str
@@ -175,44 +157,35 @@ class DeliveryStatus(NamedTuple):
     error: str | None
 
 
-async def dead_letters(
-    fetch: Fetch, subscriber: str, limit: int, event_id: str | None = None
-) -> list[DeadLetter]:
-    """Return the newest dead letters, or the one of an event."""
-    rows = await fetch(DEAD, subscriber, event_id, limit)
-    found = [DeadLetter(*(row[name] for name in DeadLetter._fields)) for row in rows]
-    return [letter._replace(timestamp=aware(letter.timestamp)) for letter in found]
+async def retry_dead(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+    """Make dead letters due now with no attempts spent; return the ids of their events."""
+    return await fetch(RETRY, *which)
 
 
-async def retry_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int:
-    """Make one dead letter, or all, due at once with all its attempts; return how many."""
-    return len(await fetch(RETRY, subscriber, event_id))
-
-
-async def purge_dead(fetch: Fetch, subscriber: str, event_id: str | None) -> int:
-    """Drop one dead letter, or all; the log keeps the events. Return how many."""
-    return len(await fetch(PURGE, subscriber, event_id))
+async def purge_dead(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+    """Delete dead letters; return the ids of their events, which stay in the log."""
+    return await fetch(PURGE, *which)
 
 
 async def prune(fetch: Fetch, older_than: Seconds) -> AsyncIterator[int]:
-    """Delete from the log what is old and owed to nobody; yield the count of each chunk."""
+    """Delete events older than `older_than` seconds that have no delivery; yield each chunk's count."""
     await fetch(PRUNE_SCOPES, older_than)
-    done = 0  # what lies behind need not be looked at again
-    while rows := await fetch(PRUNE, older_than, PRUNE_CHUNK, done):
-        done = max(row["seq"] for row in rows)
+    last_seq = 0
+    while rows := await fetch(PRUNE, older_than, PRUNE_CHUNK, last_seq):
+        last_seq = max(row["seq"] for row in rows)
         yield len(rows)
 
 
 async def stats(by_index: Fetch, fetch: Fetch) -> list[QueueStats]:
-    """Return what each subscriber is owed. `by_index` counts; `fetch` may plan as it likes."""
-    return [await _stats(row, fetch) for row in await by_index(STATS, COUNTED_MOST)]
+    """Return each subscriber's counts, by `by_index`; `fetch` must run with the planner's default settings."""
+    return [await _stats(row, fetch) for row in await by_index(STATS, EXACT_COUNT_LIMIT)]
 
 
 async def _stats(row: Row, fetch: Fetch) -> QueueStats:
     name = row["subscriber"]
     counts = {kind: row[kind] for kind in KINDS}
     for kind, count in counts.items():
-        if count == COUNTED_MOST:
+        if count == EXACT_COUNT_LIMIT:
             [plan] = await fetch(ESTIMATE.format(condition=KINDS[kind]), name)
             estimate = json.loads(plan["QUERY PLAN"])[0]["Plan"]["Plan Rows"]
             counts[kind] = max(count, round(estimate))
@@ -222,6 +195,6 @@ async def _stats(row: Row, fetch: Fetch) -> QueueStats:
 
 
 async def status(fetch: Fetch, event_id: str) -> list[DeliveryStatus]:
-    """Return how far an event has come with each subscriber that it concerns."""
+    """Return the status of an event for each subscriber that subscribes to its type."""
     rows = await fetch(STATUS, event_id)
     return [DeliveryStatus(*(row[name] for name in DeliveryStatus._fields)) for row in rows]

@@ -1,83 +1,96 @@
-"""Taking deliveries, and keeping or giving back the lease. A new claim means a new fence."""
+"""Claims deliveries, renews their leases and releases them. Each claim sets a new fence."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ...core.types import Scope, Seconds
+from ...core.units import Scope, Seconds
 from ..database import Fetch, Row
 from . import counters
 from .codec import EVENT_COLUMNS
 
 
 class Token(NamedTuple):
-    """The right to settle one delivery: good until the lease runs out and another takes it."""
+    """The right to settle one delivery: valid until the lease expires and another worker claims it."""
 
     seq: int
     fence: int
     alone: bool = False
-    """Nothing else is in this worker's hand, because a worker died holding this event."""
+    """Whether it must be handled with nothing else in flight, because its last worker died or hung."""
     attempt: int = 1
-    """How often the event was taken, this time included."""
+    """How often the event was claimed, this claim included."""
     scope: Scope = ""
-    """Whose memory the event belongs to; empty where that is not known."""
+    """The scope of the event; empty if unknown."""
 
 
 CLOCK_JUMP: Seconds = 600.0
-"""A lease that ends so long after the longest that we give is of before a clock was set back."""
+"""A lease that ends this long after the longest possible one was given before a clock was set back."""
 
 
 def expired(lease: str) -> str:
-    """Return the condition that a lease ran out; `lease` is the parameter with its length in seconds."""
+    """Return the SQL condition of an expired lease; `lease` is the parameter of its length in seconds."""
     return (
         "d.lease IS NOT NULL AND (d.due_at <= now()"
         f" OR d.due_at > now() + ({lease}::float8 + {CLOCK_JUMP}) * interval '1 second')"
     )
 
 
-# The time of the claim in microseconds. Claims are not flushed to disk one by one: a server that crashes
-# may forget the last ones, and would give out the numbers of a sequence again.
+# The fencing token: the time of the claim in microseconds. Claims commit asynchronously, so a server that
+# crashes may lose the last ones, and a sequence would then repeat their numbers.
 NEW_FENCE = "(SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 
-# Whatever the statistics say, these find each row by its key: with a join the planner, which believes an
-# empty table, compares every delivery with every token. The tokens are sorted, so `width_bucket`
-# finds a row's place among them by binary search.
-OURS = """d.subscriber = $1 AND d.seq = ANY ($2::bigint[])
+# Finds each row by its primary key, whatever the statistics are. With a join and the statistics of an
+# empty table, the planner would compare every delivery with every token. The tokens are sorted, so
+# `width_bucket` finds a row's position among them by binary search.
+MATCHES_TOKENS = """d.subscriber = $1 AND d.seq = ANY ($2::bigint[])
    AND d.fence = ($3::bigint[])[width_bucket(d.seq, $2::bigint[])]"""
-LEASED = "coalesce(d.lease, '') <> ''"
-"""Said like this, the planner cannot go by the index of what is leased and read all of that."""
+IS_LEASED = "coalesce(d.lease, '') <> ''"
+"""Written so that the planner cannot use the index of leased deliveries, and read all of them."""
 
-# A delivery that was never given back is due at once, which does not depend on any clock, and those are
-# claimed by `seq`. One that waits has a time and comes first when that is over: it is older.
-PENDING = "d.lease IS NULL AND d.held_at IS NULL AND d.dead_at IS NULL"
-WANTED = """($4::text[] IS NULL OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($4))
-       AND ($5::text[] IS NULL OR d.scope <> ALL ($5))"""
+# A new delivery is due at `epoch`, independent of any clock, and claimed by `seq`. A retried or deferred
+# one is due at a time, and claimed first once that has passed, since it is older.
+IS_PENDING = "d.lease IS NULL AND d.held_at IS NULL AND d.dead_at IS NULL"
+IS_CLAIMABLE = """($4::text[] IS NULL OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($4))
+       AND ($5::text[] IS NULL OR d.scope <> ALL ($5))
+       AND d.scope NOT IN (SELECT scope FROM others)"""
 
-# The rows are found by ctid: a join back by key makes the planner sort or scan the table when its
-# statistics are stale, and for a queue they always are. SKIP LOCKED lets workers pass each other, but
-# not within a scope: what comes behind a delivery that was skipped is not taken (`skipped`).
-# `attempts` is counted here, so that a worker that dies has spent one.
+# - `others`: contested scopes of which another worker has a delivery in flight. Theirs are not claimed:
+#   they would have to be released again.
+# - `waited`: retried and deferred deliveries whose time has passed.
+# - `fresh`: new deliveries, by `seq`. SKIP LOCKED lets workers claim concurrently.
+# - `skipped`: the first delivery of each scope that another worker has locked. Later ones of that scope are
+#   not claimed, which keeps its order. It costs a fifth of a claim, only where several workers may claim.
+# - `claimed`: finds rows by ctid. A join by key makes the planner sort or scan the table when its
+#   statistics are stale, as those of a queue always are. It counts the attempt, so a worker that dies has
+#   spent one.
 CLAIM = f"""
-WITH waited AS (
+WITH others AS (
+    SELECT d.scope
+      FROM deliveries d
+     WHERE d.subscriber = $1 AND d.scope = ANY ($6::text[])
+       AND d.fence <> 0 AND d.held_at IS NULL AND d.dead_at IS NULL AND d.lease IS NOT NULL
+       AND d.seq NOT IN (SELECT unnest($7::bigint[]))
+), waited AS (
     SELECT d.ctid, d.seq, d.scope
       FROM deliveries d
-     WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND d.due_at <= now() AND {PENDING}
-       AND {WANTED}
+     WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND d.due_at <= now() AND {IS_PENDING}
+       AND {IS_CLAIMABLE}
      ORDER BY d.due_at, d.seq
      LIMIT $2
        FOR UPDATE OF d SKIP LOCKED
 ), fresh AS (
     SELECT d.ctid, d.seq, d.scope
       FROM deliveries d
-     WHERE d.subscriber = $1 AND d.due_at = 'epoch' AND {PENDING}
-       AND {WANTED}
+     WHERE d.subscriber = $1 AND d.due_at = 'epoch' AND {IS_PENDING}
+       AND {IS_CLAIMABLE}
      ORDER BY d.seq
      LIMIT $2 - (SELECT count(*) FROM waited)
        FOR UPDATE OF d SKIP LOCKED
 ), skipped AS (
     SELECT d.scope, min(d.seq) AS seq
       FROM deliveries d
-     WHERE d.subscriber = $1 AND d.due_at = 'epoch' AND {PENDING}
-       AND {WANTED}
+     WHERE $8::boolean
+       AND d.subscriber = $1 AND d.due_at = 'epoch' AND {IS_PENDING}
+       AND {IS_CLAIMABLE}
        AND d.seq < (SELECT max(seq) FROM fresh)
        AND d.seq NOT IN (SELECT seq FROM fresh)
      GROUP BY d.scope
@@ -93,12 +106,11 @@ WITH waited AS (
 SELECT {EVENT_COLUMNS}, c.fence, c.attempts
   FROM claimed c JOIN events e ON e.seq = c.seq
  ORDER BY e.seq
-"""  # noqa: S608 - no value goes in, only the list of columns and conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
-# A lease that ran out means that its worker died or hung. Which of the events in its hand did that
-# is not known, so each is taken alone from now on: dying alone is evidence, dying in company is not
-# and costs no attempt.
-CLAIM_ORPHAN = f"""
+# An expired lease means that its worker died or hung. Any of its events in flight may be the cause, so each
+# is claimed alone from now on. Only a lease that expires again while alone counts as an attempt.
+CLAIM_EXPIRED = f"""
 WITH picked AS (
     SELECT d.ctid
       FROM deliveries d
@@ -118,58 +130,61 @@ WITH picked AS (
 )
 SELECT {EVENT_COLUMNS}, c.fence, c.attempts
   FROM claimed c JOIN events e ON e.seq = c.seq
-"""  # noqa: S608 - no value goes in, only the list of columns
+"""  # noqa: S608 - interpolates constant SQL only
 
-# What killed its worker once too often is dead, found by whoever looks next.
-BURY = f"""
+# Dead-letters poison events: their lease expired while they were alone, and their attempts are spent.
+DEAD_LETTER_POISON = f"""
 UPDATE deliveries d
    SET lease = NULL, dead_at = now(), fence = {NEW_FENCE},
        error = 'worker died: the process ended, or hung, while it handled this event'
  WHERE d.subscriber = $1 AND {expired("$3")} AND d.lease = 'alone' AND d.attempts >= $2
 RETURNING d.seq
-"""  # noqa: S608 - no value goes in, only conditions and the expression of a fence
+"""  # noqa: S608 - interpolates constant SQL only
 
-ORPHANED = f"""
+EXPIRED_LEASES = f"""
 SELECT FROM deliveries d
  WHERE d.subscriber = $1 AND {expired("$3")}
    AND ($2::text[] IS NULL
         OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($2))
  LIMIT 1
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
 NEXT_DUE = f"""
 SELECT extract(epoch FROM min(d.due_at) - now())::float8 AS seconds
   FROM deliveries d
- WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND {PENDING}
-"""  # noqa: S608 - no value goes in, only conditions
+ WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND {IS_PENDING}
+"""  # noqa: S608 - interpolates constant SQL only
 
-# It keeps its place: without a delay it is due at once, which is by `seq`.
-HAND_BACK = f"""
+# Keeps the delivery's order: without a delay it is due at `epoch` and so claimed by `seq`. With a delay, the
+# error of an earlier attempt is cleared: in relaxed order, later ones overtake a delivery that has an error
+# (see `hold.STATE`).
+RELEASE = f"""
 UPDATE deliveries d
-   SET lease = NULL, attempts = greatest(attempts - 1, 0), error = coalesce($5, error),
+   SET lease = NULL, attempts = greatest(attempts - 1, 0),
+       error = CASE WHEN $4::float8 > 0 THEN $5 ELSE coalesce($5, error) END,
        due_at = CASE WHEN $4::float8 > 0 THEN now() + $4::float8 * interval '1 second'
                      ELSE 'epoch' END
- WHERE {OURS} AND {LEASED}
+ WHERE {MATCHES_TOKENS} AND {IS_LEASED}
 RETURNING d.seq, d.fence
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
 RENEW = f"""
 UPDATE deliveries d
    SET due_at = now() + $4::float8 * interval '1 second'
- WHERE {OURS} AND {LEASED}
+ WHERE {MATCHES_TOKENS} AND {IS_LEASED}
 RETURNING d.seq, d.fence
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
 
-# A wait that is longer than any that we give: a clock was set back, or a version before 0.2 stored what
-# a provider named, which may end in fifty years.
-RECALL = f"""
+# Ends waits that are longer than any wait set today. Either a clock was set back, or a release before 0.2
+# stored an unbounded `Retry-After` of a provider.
+END_OVERLONG_WAITS = f"""
 UPDATE deliveries d
    SET due_at = now()
  WHERE d.subscriber = $1 AND d.due_at > now() + $2::float8 * interval '1 second'
-   AND d.due_at > 'epoch' AND {PENDING}
+   AND d.due_at > 'epoch' AND {IS_PENDING}
 RETURNING d.seq
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
 
 async def claim(
@@ -178,74 +193,84 @@ async def claim(
     limit: int,
     lease: Seconds,
     types: list[str] | None,
-    avoided: list[Scope] | None = None,
+    deferred: list[Scope] | None = None,
+    contested: Sequence[Scope] = (),
+    in_flight: Sequence[int] = (),
+    concurrent: bool = True,
 ) -> Sequence[Row]:
-    """Take up to `limit` deliveries that are due, each with its event; none of the scopes to avoid."""
-    return await fetch(CLAIM, subscriber, limit, lease, types, avoided)
+    """Claim up to `limit` due deliveries for `lease` seconds; return each with its event.
+
+    Claims none of the `deferred` scopes. Claims none of a `contested` scope while it has a leased delivery
+    whose `seq` is not in `in_flight`. `concurrent` is whether other consumers may claim at the same time:
+    without them nothing can be skipped.
+    """
+    scopes = (deferred, list(contested), list(in_flight))
+    return await fetch(CLAIM, subscriber, limit, lease, types, *scopes, concurrent)
 
 
-async def claim_orphan(
+async def claim_expired(
     fetch: Fetch, subscriber: str, lease: Seconds, types: list[str] | None, max_attempts: int
 ) -> Sequence[Row]:
-    """Take one delivery whose worker fell silent, after burying those that killed too many."""
-    buried = await fetch(BURY, subscriber, max_attempts, lease)
-    counters.dead.add(len(buried))
-    rows = await fetch(CLAIM_ORPHAN, subscriber, lease, types)
-    counters.lease_expired.add(len(buried) + len(rows))
+    """Claim one delivery whose lease expired, after dead-lettering the poison events."""
+    poison = await fetch(DEAD_LETTER_POISON, subscriber, max_attempts, lease)
+    counters.dead.add(len(poison))
+    rows = await fetch(CLAIM_EXPIRED, subscriber, lease, types)
+    counters.lease_expired.add(len(poison) + len(rows))
     return rows
 
 
 def claimed_at(fence: int) -> float:
-    """Return the database's time of a claim, in seconds since 1970."""
+    """Return when a fence was set, in seconds since 1970, by the database's clock."""
     return fence / 1_000_000
 
 
-async def any_orphaned(
+async def any_expired(
     fetch: Fetch, subscriber: str, types: list[str] | None, lease: Seconds
 ) -> bool:
-    """Tell whether a lease ran out."""
-    return bool(await fetch(ORPHANED, subscriber, types, lease))
+    """Return whether any lease has expired."""
+    return bool(await fetch(EXPIRED_LEASES, subscriber, types, lease))
 
 
 async def next_due(fetch: Fetch, subscriber: str) -> Seconds | None:
-    """Return how long until a waiting delivery falls due; None if none waits."""
+    """Return the seconds until the next retried or deferred delivery is due; None if there is none."""
     rows = await fetch(NEXT_DUE, subscriber)
     return rows[0]["seconds"]
 
 
-async def hand_back(
+async def release(
     fetch: Fetch,
     subscriber: str,
     tokens: Iterable[Token],
     delay: Seconds,
     reason: str | None = None,
 ) -> set[int]:
-    """Return deliveries unhandled, with the attempt that the claim counted.
+    """Release deliveries unhandled, without spending the attempt, to be due after `delay` seconds.
 
-    They keep their place in their scope. With a reason, later ones may overtake them while they wait.
+    They keep their place in the order of their scope. With a `reason`, stored as their error, later ones
+    may overtake them while they wait. Returns the `seq` of each whose token was valid.
     """
-    return seqs(await fetch(HAND_BACK, subscriber, *columns(tokens), delay, reason))
+    return seqs(await fetch(RELEASE, subscriber, *columns(tokens), delay, reason))
 
 
-async def recall(fetch: Fetch, subscriber: str, longest: Seconds) -> int:
-    """Make due what would wait for more than `longest`; return how many deliveries."""
-    return len(await fetch(RECALL, subscriber, longest))
+async def end_overlong_waits(fetch: Fetch, subscriber: str, longest: Seconds) -> int:
+    """Make deliveries due now that would wait for more than `longest` seconds; return their number."""
+    return len(await fetch(END_OVERLONG_WAITS, subscriber, longest))
 
 
 async def renew(fetch: Fetch, subscriber: str, tokens: Iterable[Token], lease: Seconds) -> set[int]:
-    """Extend leases and return the `seq` of those that still were this worker's."""
+    """Renew leases for `lease` seconds; return the `seq` of each whose token is still valid."""
     return seqs(await fetch(RENEW, subscriber, *columns(tokens), lease))
 
 
 def columns(tokens: Iterable[Token]) -> tuple[list[int], list[int]]:
-    """Return what a statement that settles tokens takes.
+    """Return the tokens as two arrays, `seq` and `fence`, for the statements that settle them.
 
-    Sorted by `seq`, which the statements rely on; also, two of them cannot deadlock then.
+    They are sorted by `seq`: `width_bucket` requires it, and two statements then cannot deadlock.
     """
     in_order = sorted(tokens)
     return [token.seq for token in in_order], [token.fence for token in in_order]
 
 
 def seqs(rows: Sequence[Row]) -> set[int]:
-    """Return what the statement says was still this worker's."""
+    """Return the `seq` of each row."""
     return {row["seq"] for row in rows}

@@ -1,57 +1,57 @@
-"""How much of the log a reader has seen.
+"""The cursor of a reader of the log.
 
-Neither `seq` nor transaction ids become visible in order, so no single number can say that. What
-PostgreSQL uses for itself does: a snapshot, which names the transactions that had ended. A reader
-takes what is in the newest snapshot and was not in the last one, in order of `(tx, seq)`; so each
-event comes once, however transactions overlap, also to a reader that resumes in another process.
+Neither `seq` nor transaction ids become visible in order, so one number cannot mark what a reader has
+seen. PostgreSQL's own answer can: a snapshot, which lists the transactions that had ended. A reader gets the
+events that are in the newest snapshot and not in its last one, in order of `(tx, seq)`. So it gets each
+event once, however transactions overlap, and also if it resumes in another process.
 """
 
 import re
 from typing import NamedTuple
 
-LARGEST = 2**63 - 1  # of PostgreSQL's transaction ids and sequences, as we read them
-LONGEST = 20_000  # characters of a cursor; a thousand transactions at once take half of that
+MAX_BIGINT = 2**63 - 1  # the largest `seq` or transaction id that a cursor may name
+MAX_CURSOR_LENGTH = 20_000  # characters; a thousand transactions at once take half
 
 SNAPSHOT = re.compile(r"(\d{1,19}):(\d{1,19}):((?:\d{1,19}(?:,\d{1,19})*)?)", re.ASCII)
 PLACE = re.compile(r"(\d{1,19})\.(\d{1,19})", re.ASCII)
 
 
 class Snapshot(NamedTuple):
-    """Which transactions had ended at some moment (PostgreSQL's `pg_snapshot`)."""
+    """The transactions that had ended at some moment (PostgreSQL's `pg_snapshot`)."""
 
     xmin: int
-    """All before this one had."""
+    """All transactions before this one had ended."""
     xmax: int
-    """This one and later ones had not."""
+    """This transaction and later ones had not ended."""
     running: tuple[int, ...]
-    """Those between that had not."""
+    """The transactions between the two that had not ended."""
 
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, self.running))}"
 
     @classmethod
     def parse(cls, text: str) -> "Snapshot":
-        """Read what PostgreSQL writes.
+        """Parse PostgreSQL's text of a snapshot.
 
         Raises:
-            ValueError: it would not have written that.
+            ValueError: the text is not a snapshot.
         """
         found = SNAPSHOT.fullmatch(text)
         if found is None:
-            raise ValueError("it is no snapshot")
+            raise ValueError("it is not a snapshot")
         xmin, xmax = int(found[1]), int(found[2])
         running = tuple(int(number) for number in found[3].split(",") if number)
         within = all(xmin <= number < xmax for number in running)
-        if not (0 < xmin <= xmax <= LARGEST and within and list(running) == sorted({*running})):
-            raise ValueError("its numbers are in no order")
+        if not (0 < xmin <= xmax <= MAX_BIGINT and within and list(running) == sorted({*running})):
+            raise ValueError("its numbers are not in order")
         return cls(xmin, xmax, running)
 
     def sees(self, tx: int) -> bool:
-        """Tell whether what this transaction wrote is in the snapshot."""
+        """Return whether this transaction had ended, so that its rows are visible."""
         return tx < self.xmin or (tx < self.xmax and tx not in self.running)
 
     def is_before(self, other: "Snapshot") -> bool:
-        """Tell whether this one was taken earlier, and less had ended then, on the same server."""
+        """Return whether this snapshot was taken earlier than `other`, on the same server."""
         return self._age < other._age
 
     @property
@@ -60,9 +60,9 @@ class Snapshot(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A reader has seen all that is `before`, and of the rest of `until` what is not after a place.
+    """What a reader has seen: all of `before`, and of the rest of `until` all up to `(tx, seq)`.
 
-    It is opaque to clients, who get it as text and send it back to go on where they were.
+    Clients get it as opaque text, and pass it back to resume.
     """
 
     before: Snapshot
@@ -75,39 +75,39 @@ class Cursor(NamedTuple):
 
     @classmethod
     def at(cls, snapshot: Snapshot) -> "Cursor":
-        """Return the cursor of a reader who has seen all of a snapshot, and nothing else."""
+        """Return the cursor of a reader that has seen exactly this snapshot."""
         return cls(snapshot, snapshot, 0, 0)
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Read a cursor that a client sends back; `0` stands for the beginning of the log.
+        """Parse a cursor that a client passes; `0` is the beginning of the log.
 
         Raises:
-            ValueError: it is not one of ours.
+            ValueError: the text is not a cursor.
         """
         if text == "0":
             return START
         try:
-            before, until, place = text[:LONGEST].split("~")
+            before, until, place = text[:MAX_CURSOR_LENGTH].split("~")
             if (found := PLACE.fullmatch(place)) is None:
-                raise ValueError("it names no place")
+                raise ValueError("it has no position")
             tx, seq = int(found[1]), int(found[2])
-            if max(tx, seq) > LARGEST:
-                raise ValueError("its place is too large")
+            if max(tx, seq) > MAX_BIGINT:
+                raise ValueError("its position is too large")
             return cls(Snapshot.parse(before), Snapshot.parse(until), tx, seq)
         except ValueError as error:
             raise ValueError(
-                f"cursor: {text[:80]!r} is none; send one that you received, or none"
+                f"cursor: {text[:80]!r} is not a valid cursor: pass one returned by this API, or omit it"
             ) from error
 
     def covers(self, tx: int, seq: int) -> bool:
-        """Tell whether its reader has seen this event."""
+        """Return whether the reader has seen the event that `tx` wrote as `seq`."""
         return self.before.sees(tx) or (self.until.sees(tx) and (tx, seq) <= (self.tx, self.seq))
 
-    def for_one_who_saw(self, seen: Snapshot) -> "Cursor":
-        """Return the same place, for a reader who had begun with all of a snapshot."""
+    def starting_from(self, seen: Snapshot) -> "Cursor":
+        """Return the cursor of the same reader if it had also seen all of a snapshot."""
         return self._replace(before=seen) if self.before.is_before(seen) else self
 
 
 START = Cursor.at(Snapshot(1, 1, ()))
-"""The cursor of a reader who has seen nothing."""
+"""The cursor of a reader that has seen nothing."""

@@ -1,7 +1,7 @@
-"""Giving up held events without an action, visibly.
+"""Drops held events without an action.
 
-Their deliveries go and the log keeps them. So the same transaction publishes, for each scope, an
-`agent.dropped` that names them and the reason. The view of statuses reads it.
+Their deliveries are deleted; the log keeps the events. The same transaction publishes an `agent.dropped`
+for each scope, with their ids and the reason. The view `event_status` reads it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,19 +10,19 @@ from operator import itemgetter
 from typing import NamedTuple
 
 import logfire
-from pydantic import ValidationError
 
 from ...core.events import AgentDroppedEvent, BaseEvent, EventMeta
-from ...core.types import Scope, Seconds
+from ...core.units import Scope, Seconds
 from ..database import Fetch, Row
 from . import counters
-from .claim import OURS, Token, columns
+from .claim import MATCHES_TOKENS, Token, columns
 from .codec import Limits, load_json
 from .publish import insert_events
 
-DROP_MOST = 1_000  # deliveries a transaction, ids an event: some 40 kB
+MAX_ID_LENGTH = 200  # characters; only a statement that was run by hand stores longer ones
+MAX_DROP = 1_000  # deliveries in a transaction and ids in an event, about 40 kB
 
-# With stale statistics the planner would read all deliveries for each thousand of them.
+# With stale statistics the planner would read all deliveries for each chunk.
 BY_INDEX = """
 SET LOCAL enable_seqscan = off;
 SET LOCAL enable_bitmapscan = off;
@@ -30,7 +30,7 @@ SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off
 """
 
-# Continued after a place, so that what is held and not aged is read once and not for each chunk.
+# Continues after the last delivery of the chunk before, so that younger ones are read only once.
 AGED = """
 SELECT d.seq, d.fence, d.scope
   FROM deliveries d
@@ -40,9 +40,9 @@ SELECT d.seq, d.fence, d.scope
  LIMIT $5
 """
 
-# The version moves, since a count that others add to meanwhile would not show what is gone. It moves
-# first, in one order for everybody: an action too locks its scope before its deliveries.
-MOVE_ALL = """
+# The new version invalidates cached contexts: the number of held events could be the same again. Scopes are
+# locked first and by name, as all transactions do, which prevents deadlocks.
+ADVANCE_VERSIONS = """
 INSERT INTO scopes (subscriber, scope, version)
 SELECT $1, t.scope, 1 FROM unnest($2::text[]) AS t (scope) ORDER BY t.scope
     ON CONFLICT (subscriber, scope) DO UPDATE SET version = scopes.version + 1
@@ -52,59 +52,61 @@ RETURNING scope, version
 DROP = f"""
 WITH dropped AS (
     DELETE FROM deliveries d
-     WHERE {OURS}
-    RETURNING d.seq
+     WHERE {MATCHES_TOKENS}
+    RETURNING d.seq, d.scope
 )
-SELECT e.scope, e.id, e.headers
+SELECT dropped.scope, e.id, e.headers
   FROM dropped JOIN events e ON e.seq = dropped.seq
- ORDER BY e.scope, e.seq
-"""  # noqa: S608 - no value goes in, only conditions
+ ORDER BY dropped.scope, e.seq
+"""  # noqa: S608 - interpolates constant SQL only
 
 
-class ToDrop(NamedTuple):
-    """Deliveries of one scope that are to be dropped."""
+class HeldDeliveries(NamedTuple):
+    """Held deliveries of one scope."""
 
     scope: Scope
     tokens: Sequence[Token]
 
 
-async def aged(fetch: Fetch, subscriber: str, age: Seconds, after: ToDrop | None) -> list[ToDrop]:
-    """Return what has been held for longer than `age`, at most `DROP_MOST` deliveries.
+async def find_aged(
+    fetch: Fetch, subscriber: str, age: Seconds, after: HeldDeliveries | None
+) -> list[HeldDeliveries]:
+    """Return at most `MAX_DROP` deliveries that were held for longer than `age` seconds.
 
-    Pass the last of one call as `after` of the next.
+    Pass the last item of one call as `after` to the next.
     """
-    place = (after.scope, after.tokens[-1].seq) if after else ("", 0)
-    rows = await fetch(AGED, subscriber, age, *place, DROP_MOST)
+    last = (after.scope, after.tokens[-1].seq) if after else ("", 0)
+    rows = await fetch(AGED, subscriber, age, *last, MAX_DROP)
     return [
-        ToDrop(name, [Token(row["seq"], row["fence"]) for row in group])
+        HeldDeliveries(name, [Token(row["seq"], row["fence"]) for row in group])
         for name, group in groupby(rows, itemgetter("scope"))
     ]
 
 
 async def drop(
-    fetch: Fetch, subscriber: str, held: Iterable[ToDrop], reason: str, limits: Limits
+    fetch: Fetch, subscriber: str, held: Iterable[HeldDeliveries], reason: str, limits: Limits
 ) -> tuple[list[AgentDroppedEvent], dict[Scope, int]]:
-    """Give up deliveries that scopes hold, in a transaction of the caller's.
+    """Drop held deliveries, in the caller's transaction.
 
-    Return what was published about it, and the new version of each scope. What another worker has
-    settled meanwhile is left out. Call `report` after the commit.
+    Returns the published events and the new version of each scope. Deliveries that another worker settled
+    meanwhile are left out. Call `report` after the commit.
     """
     held = list(held)
-    rows = await fetch(MOVE_ALL, subscriber, [each.scope for each in held])
+    rows = await fetch(ADVANCE_VERSIONS, subscriber, [each.scope for each in held])
     versions = {row["scope"]: row["version"] for row in rows}
-    gone = await fetch(DROP, subscriber, *columns(t for each in held for t in each.tokens))
+    dropped = await fetch(DROP, subscriber, *columns(t for each in held for t in each.tokens))
     published = [
-        _dropped(subscriber, some, reason, limits.depth)
-        for _, group in groupby(gone, itemgetter("scope"))
-        for some in _chunks(list(group))
+        _dropped_event(subscriber, chunk, reason, limits.depth)
+        for _, group in groupby(dropped, itemgetter("scope"))
+        for chunk in _chunks(list(group))
     ]
     covered = [id for event in published for id in event.covers]
-    await insert_events(fetch, published, limits.beside(covered))
+    await insert_events(fetch, published, limits.for_covering(covered))
     return published, versions
 
 
 def report(published: Iterable[AgentDroppedEvent]) -> None:
-    """Count and log what was dropped, after the commit."""
+    """Update the counters and log the drops."""
     for event in published:
         count = len(event.covers)
         counters.published.add(1)
@@ -119,24 +121,27 @@ def report(published: Iterable[AgentDroppedEvent]) -> None:
 
 
 def _chunks(rows: list[Row]) -> list[list[Row]]:
-    return [rows[start : start + DROP_MOST] for start in range(0, len(rows), DROP_MOST)]
+    return [rows[start : start + MAX_DROP] for start in range(0, len(rows), MAX_DROP)]
 
 
-def _dropped(subscriber: str, rows: list[Row], reason: str, max_depth: int) -> AgentDroppedEvent:
+def _dropped_event(
+    subscriber: str, rows: list[Row], reason: str, max_depth: int
+) -> AgentDroppedEvent:
     return AgentDroppedEvent(
         source=f"agent:{subscriber}",
         scope=rows[0]["scope"],
         reason=reason,
         covers=[row["id"] for row in rows],
-        meta=_caused_by(rows[-1], max_depth),
+        meta=_caused_meta(rows[-1], max_depth),
     )
 
 
-def _caused_by(row: Row, max_depth: int) -> EventMeta:
-    """Return the meta of what the newest of the events led to; no depth may keep it from the log."""
+def _caused_meta(row: Row, max_depth: int) -> EventMeta:
+    """Return the meta of an event caused by the newest dropped one, with its depth within the limit."""
+    cause = row["id"][:MAX_ID_LENGTH]
     try:
         meta = EventMeta.model_validate(load_json(row["headers"]))
-    except ValidationError:  # newer code wrote it
-        return EventMeta(causation_id=row["id"])
-    caused = BaseEvent.model_construct(id=row["id"], meta=meta).caused()
+    except ValueError:  # newer code wrote it, or a statement that was run by hand
+        return EventMeta(causation_id=cause)
+    caused = BaseEvent.model_construct(id=cause, meta=meta).caused()
     return caused.model_copy(update={"depth": min(caused.depth, max_depth)})

@@ -1,54 +1,63 @@
-"""The durable form of a working memory: the deliveries that a scope holds.
+"""Reads the durable form of a working memory: the deliveries that a scope holds.
 
-An accumulated event is not acknowledged but held: its delivery leaves the claimable set and stays.
-So nothing has to be saved twice, and nothing assumes that events become visible in order.
+An event that a decision keeps is held instead of acked: its delivery stays and can no longer be claimed. So
+nothing is stored twice, and nothing assumes that events become visible in order.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import logfire
 
 from ...core.events import Event
-from ...core.types import Scope, Seconds
+from ...core.units import Scope, Seconds
 from ..database import Fetch, Row, to_json
 from ..text import storable, storable_json
 from . import counters
-from .claim import NEW_FENCE, OURS, Token, columns, seqs
-from .codec import EVENT_COLUMNS, NewerEvent, Unreadable, decode, decode_known, load_json
-from .refusal import InvalidEvent, find_unstorable
+from .byte_budget import read_within
+from .claim import MATCHES_TOKENS, NEW_FENCE, Token, columns, seqs
+from .codec import NewerEvent, Unreadable, decode, decode_known, load_json
+from .refusal import InvalidEvent, find_unstorable, refuse_deep
+from .weights import EVENT
 
-# `version` moves when events leave the scope, `held` grows when they enter: together they tell
-# whether a cached context is still the whole truth, at the price of one small read.
+# `version` changes when events leave the scope, `held` when they enter it. Together they show whether a cached
+# context is current, at the price of one small read.
 #
-# An earlier delivery that was claimed once and is not settled keeps its scope waiting: leased, with
-# an expired lease, released or deferred. Under relaxed order one that waits for its retry does not;
-# neither does what waits for newer code, which has a reason as well. One that was never claimed cannot
-# be earlier than this one, since a claim takes none that comes behind it.
+# `behind` finds an earlier delivery that was claimed once and is not settled: leased, with an expired lease,
+# released or deferred. It must be handled first. In relaxed order, one that waits for its retry or for newer
+# code, and so has an error, does not count. One that was never claimed cannot be earlier, since a claim takes
+# none after it. For a block of several deliveries there is none between them either.
+#
+# `ours` counts the deliveries of the block whose tokens are valid.
 STATE = """
 SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
        (SELECT count(*) FROM deliveries d
          WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
        (SELECT greatest(extract(epoch FROM d.due_at - now()), 0)::float8 FROM deliveries d
-         WHERE d.subscriber = $1 AND d.scope = $2 AND d.seq < $3
+         WHERE d.subscriber = $1 AND d.scope = $2
+           AND d.seq < ($3::bigint[])[cardinality($3::bigint[])] AND d.seq <> ALL ($3::bigint[])
            AND d.fence <> 0 AND d.held_at IS NULL AND d.dead_at IS NULL
-           AND ($4 OR d.lease IS NOT NULL OR d.error IS NULL OR d.due_at <= now())
+           AND ($5 OR d.lease IS NOT NULL OR d.error IS NULL OR d.due_at <= now())
          ORDER BY d.seq
-         LIMIT 1) AS behind
+         LIMIT 1) AS behind,
+       (SELECT count(*) FROM deliveries d
+         WHERE d.subscriber = $1 AND d.seq = ANY ($3::bigint[])
+           AND d.fence = ($4::bigint[])[width_bucket(d.seq, $3::bigint[])]) AS ours
   FROM (VALUES (1)) AS one
   LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
 """
 
-HELD = f"""
-SELECT {EVENT_COLUMNS}, d.fence
-  FROM deliveries d JOIN events e ON e.seq = d.seq
+HELD = """
+SELECT d.seq, d.fence
+  FROM deliveries d
  WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL
-"""  # noqa: S608 - no value goes in, only the list of columns
+ ORDER BY d.seq DESC
+"""
 
-# What passed the filters and was acted on is known from the actions, which name what they cover.
-COVERED = f"""
-SELECT {EVENT_COLUMNS}
+# The events that recent actions cover, which passed the filters and were acted on.
+COVERED = """
+SELECT DISTINCT e.seq
   FROM events a
  CROSS JOIN LATERAL jsonb_array_elements_text(
             CASE jsonb_typeof(a.payload -> 'covers') WHEN 'array' THEN a.payload -> 'covers'
@@ -58,20 +67,12 @@ SELECT {EVENT_COLUMNS}
    AND a.source = $3
    AND a.recorded_at > now() - $2::float8 * interval '1 second'
    AND e.recorded_at > now() - $2::float8 * interval '1 second'
-"""  # noqa: S608 - no value goes in, only the list of columns
-
-# Compare-and-set: whoever lost the scope's lock meanwhile finds another version and may not act.
-MOVE = """
-INSERT INTO scopes (subscriber, scope, version, scratch, last_action_at)
-VALUES ($1, $2, 1, $4::text::jsonb, now())
-    ON CONFLICT (subscriber, scope) DO UPDATE
-   SET version = scopes.version + 1, scratch = excluded.scratch, last_action_at = now()
- WHERE scopes.version = $3::bigint
-RETURNING version, last_action_at
+ ORDER BY e.seq DESC
+ LIMIT $4
 """
 
-# What no decision can see must not be settled by one. The scope's version moves first, as with an
-# action: a cached context that still shows these events may not act, and a new fence voids its tokens.
+# No decision may settle an event that it cannot see. So the scope gets a new version first, as with an
+# action, and the deliveries new fences: a cached context with these events can no longer act.
 DEAD_LETTER = f"""
 WITH moved AS (
     INSERT INTO scopes (subscriber, scope, version) VALUES ($1, $5, 1)
@@ -82,19 +83,19 @@ UPDATE deliveries d
    SET held_at = NULL, dead_at = now(), fence = {NEW_FENCE}, traceback = NULL,
        error = ($4::text[])[width_bucket(d.seq, $2::bigint[])]
   FROM (SELECT count(*) FROM moved) AS once
- WHERE {OURS}
+ WHERE {MATCHES_TOKENS}
 RETURNING d.seq
-"""  # noqa: S608 - no value goes in, only conditions and the expression of a fence
+"""  # noqa: S608 - interpolates constant SQL only
 
 
 class ScopeMoved(Exception):
-    """Another worker changed the scope meanwhile: rebuild its context and decide again."""
+    """Another worker changed the scope meanwhile. Rebuild its context and decide again."""
 
 
-class ScopeBehind(Exception):
-    """An earlier delivery of the scope comes first: this one goes back and keeps its place.
+class EarlierEventPending(Exception):
+    """An earlier delivery of the scope comes first. Release this one, which keeps its place.
 
-    `seconds` says when the earlier one falls due; 0 if somebody has it, or may take it now.
+    `seconds` is how long until the earlier one is due; 0 if it is leased or due now.
     """
 
     def __init__(self, scope: Scope, seconds: Seconds) -> None:
@@ -104,7 +105,7 @@ class ScopeBehind(Exception):
 
 
 class UnreadableHold(NamedTuple):
-    """A held event that this code cannot read, and why."""
+    """A held event that this code cannot read, and the reason."""
 
     token: Token
     id: str
@@ -112,7 +113,7 @@ class UnreadableHold(NamedTuple):
 
 
 class ScopeState(NamedTuple):
-    """What tells whether a context is current, and what it cannot derive from its events."""
+    """A scope's version and number of held events, and what its context cannot derive from its events."""
 
     version: int
     held: int
@@ -121,58 +122,72 @@ class ScopeState(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a scope holds, as one reading of the database has it."""
+    """A scope's state and held events, from one read."""
 
     state: ScopeState
     events: list[Event]
     tokens: dict[int, Token]
-    """Of the events, by `seq`: nothing else may be settled by a decision on them."""
+    """The tokens of `events`, by `seq`: a decision may settle only these."""
     newer: int
-    """How many more there are, of versions that only newer code knows."""
+    """How many held events have a version that only newer code supports."""
     unreadable: list[UnreadableHold]
+    weight: int
+    """The estimated bytes of memory that the events take."""
+    excess: list[Token]
+    """The tokens of the oldest, which were not read because of the limit of bytes."""
 
 
-class Place(NamedTuple):
-    """What is about to be decided on in a scope: nothing that is earlier may be left."""
+class PendingDecision(NamedTuple):
+    """The deliveries that a decision is about to handle; no earlier one of the scope may be unsettled."""
 
     scope: Scope
-    seq: int | None
-    """Of the first delivery; None if the order does not matter."""
+    tokens: Sequence[Token]
+    """The tokens of the deliveries, by `seq`; empty if the order does not matter."""
     strict: bool
-    """Whether an earlier delivery counts that waits for its retry."""
+    """Whether an earlier delivery that waits for its retry comes first (EVENT_ORDER=strict)."""
+
+    @property
+    def last(self) -> int:
+        """The `seq` of the last delivery; 0 if there is none."""
+        return max((token.seq for token in self.tokens), default=0)
 
 
-async def read_state(fetch: Fetch, subscriber: str, place: Place) -> ScopeState:
-    """Return the state of a scope, which need not exist yet.
+async def read_state(fetch: Fetch, subscriber: str, pending: PendingDecision) -> ScopeState:
+    """Return the state of a scope; one without a row has version 0.
 
     Raises:
-        ScopeBehind: an earlier delivery of the scope comes first.
+        ScopeMoved: another worker claimed one of the deliveries meanwhile.
+        EarlierEventPending: an earlier delivery of the scope comes first.
     """
-    scope = place.scope
-    row = (await fetch(STATE, subscriber, *place))[0]
+    scope = pending.scope
+    row = (await fetch(STATE, subscriber, scope, *columns(pending.tokens), pending.strict))[0]
+    if row["ours"] < len(pending.tokens):
+        raise ScopeMoved(f"another worker has an event of scope {scope!r} by now")
     if row["behind"] is not None:
-        raise ScopeBehind(scope, row["behind"])
+        raise EarlierEventPending(scope, row["behind"])
     notes = _read_notes(scope, row["scratch"])
     return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
 
 
 def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:
     try:
-        return load_json(scratch)
-    except ValueError as error:  # earlier code stored notes that are nested too deeply
-        logfire.error(
-            "The notes of {scope} cannot be read and start empty: {error}",
-            scope=scope,
-            error=str(error),
-        )
-        return {}
+        notes = cast("object", load_json(scratch))
+        if isinstance(notes, dict):
+            return cast("dict[str, Any]", notes)
+        reason = "they are not an object"
+    except ValueError as error:  # earlier releases stored notes that are nested too deeply
+        reason = str(error)
+    logfire.error(
+        "The notes of {scope} cannot be read and start empty: {error}", scope=scope, error=reason
+    )
+    return {}
 
 
 def write_notes(scratch: Mapping[str, Any]) -> str:
-    """Return a scope's notes as JSON that the next worker can read.
+    """Return a scope's notes as JSON, after reading it back.
 
     Raises:
-        InvalidEvent: they have a number, a nesting or a value that JSON's readers refuse.
+        InvalidEvent: the notes cannot be stored as JSON or read back.
     """
     notes = storable_json(scratch)
     problem = find_unstorable(notes, "scratch")
@@ -182,70 +197,89 @@ def write_notes(scratch: Mapping[str, Any]) -> str:
         written = to_json(notes)
         load_json(written)
     except ValueError as error:
-        raise InvalidEvent(f"scratch: it is no JSON ({error}): keep flat values in it") from error
+        raise InvalidEvent(
+            f"scratch: it is not valid JSON ({error}): keep flat values in it"
+        ) from error
     return written
 
 
-async def read_held(fetch: Fetch, subscriber: str, place: Place) -> Held:
-    """Return a scope's state and the events that it holds, each with the token that settles it.
+async def read_held(
+    fetch: Fetch, subscriber: str, pending: PendingDecision, max_depth: int, max_bytes: int
+) -> Held:
+    """Return a scope's state and its newest held events, with their tokens, in at most `max_bytes` of memory.
 
-    A held event that this code cannot read is dead-lettered with the reason: no decision could see
-    it. One of a newer version stays as it is, for a worker that knows the version.
+    A held event that this code cannot read is dead-lettered, since no decision could see it. So is one at
+    `max_depth`, which earlier releases accepted, since no action could follow it. One of a newer version stays
+    held for a worker with newer code.
 
     Raises:
-        ScopeBehind: an earlier delivery of the scope comes first.
+        ScopeMoved: another worker claimed one of the deliveries meanwhile.
+        EarlierEventPending: an earlier delivery of the scope comes first.
     """
-    scope = place.scope
+    scope = pending.scope
     while True:
-        state = await read_state(fetch, subscriber, place)
-        held = _decode(await fetch(HELD, subscriber, scope), state)
+        state = await read_state(fetch, subscriber, pending)
+        rows = await fetch(HELD, subscriber, scope)
+        tokens = {row["seq"]: Token(row["seq"], row["fence"]) for row in rows}
+        chunk = await read_within(fetch, list(tokens), max_bytes, memory=max_bytes)
+        held = _decode(chunk.rows, tokens, state, max_depth)
+        held = held._replace(excess=list(tokens.values())[chunk.rows_read :])
         if not held.unreadable:
             return held
         await _dead_letter(fetch, subscriber, scope, held.unreadable)
 
 
 async def read_covered(
-    fetch: Fetch, subscriber: str, scope: Scope, seconds: Seconds
+    fetch: Fetch, subscriber: str, scope: Scope, seconds: Seconds, max_bytes: int
 ) -> list[Event]:
-    """Return the recent events that actions of this subscriber and scope answered."""
-    rows = await fetch(COVERED, scope, seconds, f"agent:{subscriber}")
-    return [event for row in rows if (event := decode_known(row))]
+    """Return the newest events that this subscriber's actions covered in the last `seconds`.
+
+    They take at most `max_bytes` of memory.
+    """
+    if max_bytes <= 0:
+        return []
+    keys = await fetch(COVERED, scope, seconds, f"agent:{subscriber}", max_bytes // EVENT + 1)
+    chunk = await read_within(fetch, [row["seq"] for row in keys], max_bytes, memory=max_bytes)
+    return [event for row in chunk.rows if (event := decode_known(row))]
 
 
-async def move(
-    fetch: Fetch, subscriber: str, scope: Scope, version: int, scratch: dict[str, Any]
-) -> Row:
-    """Advance a scope from `version` and return its new row.
+def refuse_unanswerable(event: Event, max_depth: int) -> None:
+    """Refuse an event at the limit of depth: no action may follow it, so it would fail every decision.
 
     Raises:
-        ScopeMoved: it is no longer at that version.
+        InvalidEvent: its chain of causes has `max_depth` events.
     """
-    rows = await fetch(MOVE, subscriber, scope, version, to_json(scratch))
-    if not rows or rows[0]["version"] != version + 1:
-        raise ScopeMoved(f"scope {scope!r} was changed by another worker")
-    return rows[0]
+    if event.meta.depth >= max_depth:
+        raise refuse_deep(event, max_depth)
 
 
-def _decode(rows: Sequence[Row], state: ScopeState) -> Held:
-    held = Held(state, [], {}, 0, [])
+def _decode(
+    rows: Sequence[Row], tokens: Mapping[int, Token], state: ScopeState, max_depth: int
+) -> Held:
+    held = Held(state, [], {}, 0, [], 0, [])
     for row in rows:
-        token = Token(row["seq"], row["fence"])
+        token = tokens[row["seq"]]
         try:
-            held.events.append(decode(row))
+            event = decode(row)
+            refuse_unanswerable(event, max_depth)
+            held.events.append(event)
             held.tokens[token.seq] = token
+            held = held._replace(weight=held.weight + event.stored_weight)
         except NewerEvent as error:
             logfire.warn("Held for a worker with newer code: {reason}", reason=str(error))
             held = held._replace(newer=held.newer + 1)
         except Unreadable as error:
             reason = f"it is not a valid {row['type']} event any more: {error}"
             held.unreadable.append(UnreadableHold(token, row["id"], reason))
+        except InvalidEvent as error:
+            held.unreadable.append(UnreadableHold(token, row["id"], str(error)))
     return held
 
 
 async def _dead_letter(
     fetch: Fetch, subscriber: str, scope: Scope, unreadable: list[UnreadableHold]
 ) -> None:
-    """Give up held events that cannot be read; what another worker settled meanwhile is left alone."""
+    """Dead-letter held events that cannot be read, except those that another worker settled meanwhile."""
     in_order = sorted(unreadable)
     reasons = [storable(each.reason) for each in in_order]
     tokens = columns(each.token for each in in_order)

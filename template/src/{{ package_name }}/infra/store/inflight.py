@@ -1,8 +1,8 @@
-"""What one consumer has claimed and not settled: what is buffered, and what somebody works on.
+"""The deliveries that one consumer has in flight, and which of them are abandoned.
 
-A lease is renewed for these deliveries only. One that was handed out is abandoned after the time
-that a decision may take, if no block of `Memory.settling` began or ended in its scope. Time
-in which every turn of the process was taken does not count: such deliveries wait for a turn.
+Leases are renewed for these deliveries only. One that was yielded is abandoned once no block of
+`Memory.settling` started or ended in its scope for the longest time that a decision may take. Time in which
+the process was at its limit of concurrent decisions does not count, since deliveries then wait.
 """
 
 import time
@@ -10,70 +10,81 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...config import Settings
-from ...core.types import Scope, Seconds
+from ...core.units import Scope, Seconds
 from .claim import Token
 
-MOST_ROUNDS = 4  # decisions that may come before one that was handed out already
+MEMORY_SHARE = 0.25
+"""The share of CONTEXT_CACHE_BYTES for yielded events: a loop may gather events that take 40 times their text."""
+MAX_ROUNDS = 4  # decisions that may come before that of a delivery that was yielded already
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One delivery that was claimed and is not settled."""
+    """A delivery in flight."""
 
     token: Token
     event_id: str
     scope: Scope
-    handed_out: bool = False
+    is_yielded: bool = False
+    """Whether the loop has it; otherwise it is buffered."""
+    weight: int = 0
+    """The estimated bytes of memory of its event; 0 while it is buffered."""
     blocks: int = 0
-    """How many blocks of `Memory.settling` are working on it."""
-    begun: float = 0.0
-    """When the last of them began, on this process's monotonic clock."""
+    """How many blocks of `Memory.settling` work on it."""
+    started_at: float = 0.0
+    """When the last of them started, on this process's monotonic clock."""
 
     def __str__(self) -> str:
-        """Name the delivery for a log line."""
+        """Return the delivery's event, scope and `seq` for a log line."""
         return f"event {self.event_id} of scope {self.scope!r} (seq {self.token.seq})"
 
 
 class InFlight:
-    """The deliveries that one consumer has in flight."""
+    """Tracks the deliveries of one consumer, and the time of their last activity."""
 
     def __init__(self, settings: Settings, batch_size: int) -> None:
-        # The time limit of a decision begins after its lock, and ends before its last commit.
-        self._patience: Seconds = settings.event_handler_timeout + settings.event_lease
-        self._turns = settings.agent_concurrency
-        # A consumer of the parallel loop decides on other scopes first, each within the time limit.
-        self._rounds = min(MOST_ROUNDS, max(1, batch_size // self._turns))
+        # A decision's own limit starts after its lock and ends before its last commit, hence one lease more.
+        self._time_limit: Seconds = settings.event_handler_timeout + settings.event_lease
+        self._concurrency = settings.agent_concurrency
+        # In the parallel loop, decisions on other scopes come first, each within the time limit.
+        self._rounds = min(MAX_ROUNDS, max(1, batch_size // self._concurrency))
         self._deliveries: dict[int, Delivery] = {}
-        self._active: dict[Scope, float] = {}
-        self._working = 0
-        self._all_turns_taken = 0.0
-        self.asking = True
-        """Whether the consumer waits for its next delivery."""
-        self._asked = time.monotonic()
+        self._scope_activity: dict[Scope, float] = {}
+        """When a delivery of the scope was yielded, or a handler started or ended."""
+        self._active_count = 0
+        self._max_bytes = int(settings.context_cache_bytes * MEMORY_SHARE)
+        self._yielded_bytes = 0
+        self._saturated_at = 0.0
+        """When the process was last seen at its limit of concurrent decisions."""
+        self.is_waiting = True
+        """Whether the loop waits for its next delivery."""
+        self._last_activity = time.monotonic()
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of deliveries."""
         return len(self._deliveries)
 
     def __contains__(self, token: Token) -> bool:
-        """Tell whether this very claim is in flight, and not another one of the same event."""
+        """Return whether this claim is in flight, as opposed to another one of the same event."""
         found = self._deliveries.get(token.seq)
         return found is not None and found.token == token
 
     @property
-    def alone(self) -> bool:
-        """Whether one of them has to be handled alone."""
+    def is_exclusive(self) -> bool:
+        """Whether a delivery must be handled with nothing else in flight."""
         return any(each.token.alone for each in self._deliveries.values())
 
     def add(self, delivery: Delivery) -> None:
-        """Add what was claimed, to be buffered."""
+        """Add a claimed delivery."""
         self._deliveries[delivery.token.seq] = delivery
 
     def remove(self, tokens: Iterable[Token]) -> None:
-        """Forget deliveries; a stale token does not concern a newer claim of the same event."""
+        """Remove deliveries; a stale token leaves a newer claim of the same event."""
         for token in tokens:
             if token in self:
-                self._working -= bool(self._deliveries.pop(token.seq).blocks)
+                delivery = self._deliveries.pop(token.seq)
+                self._active_count -= bool(delivery.blocks)
+                self._yielded_bytes -= delivery.weight
 
     def all(self) -> list[Delivery]:
         """Return all deliveries."""
@@ -83,52 +94,60 @@ class InFlight:
         """Return the tokens of all deliveries."""
         return [each.token for each in self._deliveries.values()]
 
-    def hand_out(self, token: Token) -> None:
-        """Note that the consumer takes a delivery."""
-        delivery = self._deliveries[token.seq]
-        delivery.handed_out = True
-        self.asking = False
-        self._asked = self._active[delivery.scope] = time.monotonic()
+    @property
+    def has_capacity(self) -> bool:
+        """Whether another event may be yielded, by the memory that the unsettled ones take."""
+        return self._yielded_bytes < self._max_bytes
 
-    def begin(self, token: Token) -> None:
-        """Note that somebody begins to work on a delivery."""
+    def mark_yielded(self, token: Token, weight: int) -> None:
+        """Record that the loop gets a delivery whose event takes `weight` bytes of memory."""
+        delivery = self._deliveries[token.seq]
+        delivery.is_yielded, delivery.weight = True, weight
+        self._yielded_bytes += weight
+        self.is_waiting = False
+        self._last_activity = self._scope_activity[delivery.scope] = time.monotonic()
+
+    def handler_started(self, token: Token) -> None:
+        """Record that a handler starts to work on a delivery."""
         if token in self:
             delivery = self._deliveries[token.seq]
-            self._working += not delivery.blocks
+            self._active_count += not delivery.blocks
             delivery.blocks += 1
-            delivery.begun = self._note_activity(delivery.scope)
+            delivery.started_at = self._record_activity(delivery.scope)
 
-    def end(self, token: Token) -> None:
-        """Note that somebody no longer works on a delivery."""
+    def handler_ended(self, token: Token) -> None:
+        """Record that a handler no longer works on a delivery."""
         if token in self and (delivery := self._deliveries[token.seq]).blocks:
-            self._note_activity(delivery.scope)
+            self._record_activity(delivery.scope)
             delivery.blocks -= 1
-            self._working -= not delivery.blocks
+            self._active_count -= not delivery.blocks
 
-    def _note_activity(self, scope: Scope) -> float:
-        now = self._asked = self._active[scope] = time.monotonic()
-        if self._working >= self._turns:
-            self._all_turns_taken = now
+    def _record_activity(self, scope: Scope) -> float:
+        now = self._last_activity = self._scope_activity[scope] = time.monotonic()
+        if self._active_count >= self._concurrency:
+            self._saturated_at = now
         return now
 
     def abandoned(self) -> list[Delivery]:
-        """Return what was handed out and has nobody who works on it, or somebody who never ends."""
+        """Return the yielded deliveries that no handler works on, or one that exceeds its time limit."""
         now = time.monotonic()
-        if self._working >= self._turns:
-            self._all_turns_taken = now
+        if self._active_count >= self._concurrency:
+            self._saturated_at = now
         scopes = {each.scope for each in self._deliveries.values()}
-        self._active = {scope: at for scope, at in self._active.items() if scope in scopes}
-        deliveries = [each for each in self._deliveries.values() if each.handed_out]
-        return [each for each in deliveries if now - self._last_sign(each) > self._limit(each)]
+        self._scope_activity = {
+            scope: at for scope, at in self._scope_activity.items() if scope in scopes
+        }
+        deliveries = [each for each in self._deliveries.values() if each.is_yielded]
+        return [each for each in deliveries if now - self._active_at(each) > self._limit(each)]
 
     def _limit(self, delivery: Delivery) -> Seconds:
-        return self._patience if delivery.blocks else self._patience * self._rounds
+        return self._time_limit if delivery.blocks else self._time_limit * self._rounds
 
-    def _last_sign(self, delivery: Delivery) -> float:
+    def _active_at(self, delivery: Delivery) -> float:
         if delivery.blocks:
-            return delivery.begun
-        return max(self._active.get(delivery.scope, 0.0), self._all_turns_taken)
+            return delivery.started_at
+        return max(self._scope_activity.get(delivery.scope, 0.0), self._saturated_at)
 
-    def is_stalled(self) -> bool:
-        """Tell whether the consumer has stopped asking, and nothing that it took goes on."""
-        return not self.asking and time.monotonic() - self._asked > self._patience
+    def is_loop_stuck(self) -> bool:
+        """Return whether the loop asks for no delivery, and no handler has started or ended for the limit."""
+        return not self.is_waiting and time.monotonic() - self._last_activity > self._time_limit

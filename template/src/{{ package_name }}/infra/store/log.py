@@ -1,12 +1,13 @@
-"""Reading the log: replaying it, and following it as it grows.
+"""Reads the log: replays a period, follows new events, finds one, lists pages.
 
-An event that this code cannot read stops no reader: it comes as an `UnreadableEvent` with the reason.
+An event that this code cannot read is returned as an `UnreadableEvent` with the reason, so it stops no reader.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -14,75 +15,69 @@ import logfire
 
 from ...config import Settings
 from ...core.events import Event
-from ...core.types import Scope
-from ..database import LONG, READ_COMMITTED, DatabaseUnavailable, Fetch, StatementTooSlow
+from ..database import (
+    LONG_STATEMENT_FACTOR,
+    READ_COMMITTED,
+    DatabaseUnavailable,
+    Fetch,
+    StatementTooSlow,
+)
+from .byte_budget import read_within, stream_events
 from .codec import EVENT_COLUMNS, Stored, UnreadableEvent, decode_any, decode_known
-from .cursor import Cursor, Snapshot
-from .wake import Wake
+from .cursor import MAX_BIGINT, Cursor, Snapshot
+from .notifier import Notifier
+from .pages import SCAN_LIMIT, Page, find_newest, read_page
+from .pages import EventFilter as EventFilter
+from .reads import Readers
 
-LATEST_MOST = 50_000  # events of the log that a look at the latest walks past: some 80 ms
-CURSOR_ROWS = 500  # fetched at a time: constant memory, few round trips
+LATEST_SCAN_LIMIT = 50_000  # events scanned for the latest ones, in steps; about 80 ms
+MAX_FILTER_TYPES = 50  # each row is compared with all of them
+FOLLOW_BYTES = 100_000  # read at a time by each follower; there may be a thousand followers
+FOLLOW_ROWS = 100  # fetched at a time by a follower, which blocks the event loop for a few ms
+CURSOR_ROWS = 500  # fetched at a time by a replay: constant memory, few round trips
 
-REPLAY = f"""
-SELECT {EVENT_COLUMNS}
+REPLAY = """
+SELECT e.seq
   FROM events e
  WHERE e.timestamp >= $1
    AND e.timestamp <= coalesce($2::timestamptz, 'infinity')
    AND ($3::text[] IS NULL OR e.type = ANY ($3))
    AND ($4::text IS NULL OR e.scope = $4)
+   AND ($5::text[] IS NULL OR e.scope ^@ ANY ($5))
  ORDER BY e.timestamp, e.seq
-"""  # noqa: S608 - no value goes in, only the list of columns
+"""
 
-# The index has the order already. With stale statistics the planner would read and sort everything
-# before the first event comes.
-IN_ORDER = "SET LOCAL enable_sort = off"
+# The index provides the order. With stale statistics the planner would read and sort everything before the
+# first event.
+DISABLE_SORT = "SET LOCAL enable_sort = off"
 
-# Whoever reads may pause: a pager, a slow disk, another instance. That is no forgotten transaction.
-WITHOUT_HASTE = "SET LOCAL idle_in_transaction_session_timeout = 0"
+# A reader may pause for long, such as a pager or another instance: this is not a forgotten transaction.
+NO_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
-# What is in one snapshot and not in another, from a place on. `tx` is compared first: an index has it.
-FOLLOW = f"""
-SELECT {EVENT_COLUMNS}, e.tx::text AS tx
-  FROM events e
- WHERE (e.tx, e.seq) > ($1::text::xid8, $2::bigint)
-   AND NOT pg_visible_in_snapshot(e.tx, (SELECT $3::text::pg_snapshot))
-   AND pg_visible_in_snapshot(e.tx, (SELECT $4::text::pg_snapshot))
-   AND ($5::text[] IS NULL OR e.type = ANY ($5))
-   AND ($6::text IS NULL OR e.scope = $6)
+# Returns the events after `(tx, seq)` ($1, $2) that are visible in snapshot $4 and not in snapshot $3. The index
+# by `(tx, seq)` provides the order, and the window function keeps it, so a full page ends the scan early. A scan
+# that reaches its limit ($9) also returns its last row, filtered out or not: the next scan starts there.
+FOLLOW = """
+SELECT e.seq, e.tx::text AS tx, e.wanted, e.walked
+  FROM (SELECT w.*, row_number() OVER (ORDER BY w.tx, w.seq) AS walked,
+               NOT pg_visible_in_snapshot(w.tx, (SELECT $3::text::pg_snapshot))
+               AND pg_visible_in_snapshot(w.tx, (SELECT $4::text::pg_snapshot))
+               AND ($5::text[] IS NULL OR w.type = ANY ($5))
+               AND ($6::text IS NULL OR w.scope = $6)
+               AND ($7::text[] IS NULL OR w.scope ^@ ANY ($7)) AS wanted
+          FROM (SELECT * FROM events
+                 WHERE (tx, seq) > ($1::text::xid8, $2::bigint)
+                 ORDER BY tx, seq
+                 LIMIT $9) AS w
+       ) AS e
+ WHERE e.wanted OR e.walked = $9
  ORDER BY e.tx, e.seq
- LIMIT $7
-"""  # noqa: S608 - no value goes in, only the list of columns
+ LIMIT $8
+"""
 
-NOW = "SELECT pg_current_snapshot()::text AS snapshot"
+CURRENT_SNAPSHOT = "SELECT pg_current_snapshot()::text AS snapshot"
 
-FIND = f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.id = $1"  # noqa: S608 - only columns
-
-PAGE = f"""
-SELECT {EVENT_COLUMNS}
-  FROM events e
- WHERE ($1::text[] IS NULL OR e.type = ANY ($1))
-   AND ($2::text IS NULL OR e.scope = $2)
-   AND ($3::bigint IS NULL OR e.seq < $3)
- ORDER BY e.seq DESC
- LIMIT $4
-"""  # noqa: S608 - no value goes in, only the list of columns
-
-
-HAS_TYPE = "SELECT FROM events WHERE type = $1 LIMIT 1"
-
-# There is no index by scope: each one that every event is in makes publishing a tenth slower. So the
-# log is walked backwards, and a rare scope would take all of it if the walk were not bounded.
-LATEST = f"""
-SELECT {EVENT_COLUMNS}
-  FROM (SELECT * FROM events ORDER BY seq DESC LIMIT $5) AS e
- WHERE e.recorded_at >= $3
-   AND ($1::text[] IS NULL OR e.type = ANY ($1))
-   AND ($2::text IS NULL OR e.scope = $2)
- ORDER BY e.seq DESC
- LIMIT $4
-"""  # noqa: S608 - no value goes in, only the list of columns
-
-BEYOND = "SELECT recorded_at >= $1 AS wanted FROM events ORDER BY seq DESC OFFSET $2 LIMIT 1"
+FIND = f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.id = $1"  # noqa: S608 - interpolates constant SQL only
 
 
 class Latest(NamedTuple):
@@ -90,129 +85,166 @@ class Latest(NamedTuple):
 
     events: list[Event]
     complete: bool
-    """Whether all of the period was looked at; if not, only the newest `LATEST_MOST` of the log."""
-
-
-class Wanted(NamedTuple):
-    """Which events of the log to read."""
-
-    types: list[str] | None = None
-    scope: Scope | None = None
+    """Whether the whole period was read; if not, `LATEST_SCAN_LIMIT` or `API_MAX_PAGE_BYTES` ended the scan."""
 
 
 class Log:
-    """The log as it is stored, with what this code cannot read."""
+    """Reads stored events, including those that this code cannot decode."""
 
-    def __init__(self, fetch: Fetch, pool: asyncpg.Pool, wake: Wake, settings: Settings) -> None:
-        self._fetch = fetch
+    def __init__(
+        self, readers: Readers, pool: asyncpg.Pool, notifier: Notifier, settings: Settings
+    ) -> None:
+        self._readers = readers
         self._pool = pool
-        self._wake = wake
+        self._notifier = notifier
         self._fallback = settings.event_fallback_check
-        self._patience = settings.database_timeout * LONG
+        self._long_timeout = settings.database_timeout * LONG_STATEMENT_FACTOR
+        self._max_bytes = settings.api_max_page_bytes
 
     async def replay(
-        self, start: datetime, end: datetime | None, wanted: Wanted
+        self, start: datetime, end: datetime | None, event_filter: EventFilter
     ) -> AsyncGenerator[Stored]:
-        """Yield past events in order of `(timestamp, seq)` from a server-side cursor."""
+        """Yield past events in order of `(timestamp, seq)` from a server-side cursor.
+
+        Raises:
+            StatementTooSlow: the server took longer than the limit of long statements.
+        """
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation=READ_COMMITTED, readonly=True),
         ):
-            await connection.execute(IN_ORDER)
-            await connection.execute(WITHOUT_HASTE)
-            rows = connection.cursor(
-                REPLAY, start, end, *wanted, prefetch=CURSOR_ROWS, timeout=self._patience
-            )
+            await connection.execute(DISABLE_SORT)
+            await connection.execute(NO_IDLE_TIMEOUT)
+            fetch = partial(connection.fetch, timeout=self._long_timeout)
             try:
-                async for row in rows:
-                    yield decode_any(row)
-            except TimeoutError as error:  # the driver's own: cursors are not ours
-                message = f"a statement took longer than {self._patience:g} s"
+                found = await connection.cursor(
+                    REPLAY, start, end, *event_filter, timeout=self._long_timeout
+                )
+                while keys := await found.fetch(CURSOR_ROWS, timeout=self._long_timeout):
+                    async for _, event in stream_events(fetch, keys, self._max_bytes):
+                        yield event
+            except TimeoutError as error:  # cursors raise the driver's own error
+                message = f"a statement took longer than {self._long_timeout:g} s"
                 raise StatementTooSlow(message) from error
 
     async def end(self) -> Cursor:
-        """Return the cursor of a reader who has seen all that is visible now."""
-        return Cursor.at(Snapshot.parse((await self._fetch(NOW))[0]["snapshot"]))
+        """Return the cursor of a reader that has seen every event visible now."""
+        return Cursor.at(
+            Snapshot.parse((await self._readers.follow(CURRENT_SNAPSHOT))[0]["snapshot"])
+        )
 
     async def read_on(
-        self, place: Cursor, wanted: Wanted
+        self, cursor: Cursor, event_filter: EventFilter, fetch: Fetch | None = None
     ) -> AsyncGenerator[tuple[Cursor, Stored | None]]:
-        """Yield all that became visible after a cursor, a page at a time; at last None.
+        """Yield what became visible after a cursor, each event with the next cursor; then None.
 
-        Each comes with the cursor of a reader who has seen it and all before it.
+        Readers take turns on one connection, a page each, unless `fetch` uses another one.
         """
-        async for pair in self._read_window(place, wanted):
-            yield pair
+        fetch = fetch or self._readers.catch_up
+        async for pair in self._read_window(cursor, event_filter, fetch):
+            yield _pop_only(pair := [pair])
         now = await self.end()
-        if now.until != place.until:
-            new = Cursor(place.until, now.until, place.until.xmin, 0)
-            async for pair in self._read_window(new, wanted):
-                yield pair
+        if now.until != cursor.until:
+            new = Cursor(cursor.until, now.until, cursor.until.xmin, 0)
+            async for pair in self._read_window(new, event_filter, fetch):
+                yield _pop_only(pair := [pair])
         yield now, None
 
     async def _read_window(
-        self, place: Cursor, wanted: Wanted
+        self, cursor: Cursor, event_filter: EventFilter, fetch: Fetch
     ) -> AsyncGenerator[tuple[Cursor, Stored]]:
-        """Yield what a cursor's second snapshot has beyond its first, and beyond its place."""
-        more = place.before != place.until
+        """Yield the events between a cursor's two snapshots that are after its position."""
+        more = cursor.before != cursor.until
         while more:
-            window = str(place.tx), place.seq, str(place.before), str(place.until)
-            rows = await self._fetch(FOLLOW, *window, *wanted, CURSOR_ROWS)
-            for row in rows:
-                place = place._replace(tx=int(row["tx"]), seq=row["seq"])
-                yield place, decode_any(row)
-            more = len(rows) == CURSOR_ROWS
+            window = str(cursor.tx), cursor.seq, str(cursor.before), str(cursor.until)
+            rows = await fetch(FOLLOW, *window, *event_filter, FOLLOW_ROWS, SCAN_LIMIT)
+            matching = [row for row in rows if row["wanted"]]
+            max_bytes = min(self._max_bytes, FOLLOW_BYTES)
+            async for row, event in stream_events(fetch, matching, max_bytes):
+                cursor = cursor._replace(tx=int(row["tx"]), seq=row["seq"])
+                yield cursor, _pop_only(event := [event])
+            if rows:
+                cursor = cursor._replace(tx=int(rows[-1]["tx"]), seq=rows[-1]["seq"])
+            more = len(rows) == FOLLOW_ROWS or (rows and rows[-1]["walked"] == SCAN_LIMIT)
 
     async def follow(
-        self, after: Cursor | None, wanted: Wanted
+        self, after: Cursor | None, event_filter: EventFilter
     ) -> AsyncGenerator[tuple[Cursor, Stored]]:
-        """Yield what becomes visible after a cursor, or from now on, also through an outage."""
-        place, changed = after, self._wake.subscribe()
+        """Yield what becomes visible after a cursor, or from now on; outages of the database only delay it."""
+        cursor, changed = after, self._notifier.subscribe()
         try:
             while True:
                 changed.clear()
                 try:
-                    start = place = place or await self.end()
-                    async for place, event in self.read_on(start, wanted):
+                    start = cursor = cursor or await self.end()
+                    async for cursor, event in self.read_on(
+                        start, event_filter, self._readers.follow
+                    ):
                         if event is not None:
-                            yield place, event
+                            yield cursor, event
                 except DatabaseUnavailable as error:
                     logfire.warn("The log cannot be followed: {error}", error=repr(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), self._fallback)
         finally:
-            self._wake.unsubscribe(changed)
+            self._notifier.unsubscribe(changed)
 
     async def find(self, event_id: str) -> Stored | None:
-        """Return the event with this id."""
-        rows = await self._fetch(FIND, event_id)
+        """Return the event with this id; None if the log has none."""
+        rows = await self._readers.find(FIND, event_id)
         return decode_any(rows[0]) if rows else None
 
-    async def page(self, wanted: Wanted, before: int | None, limit: int) -> list[Stored]:
-        """Return the newest events below `before`, newest first.
+    async def page(self, event_filter: EventFilter, before: int | None, limit: int) -> list[Stored]:
+        """Return the newest events with a `seq` below `before`, newest first, by as many scans as needed.
 
-        A rare type or scope of a long log takes seconds, for which no follower of the log may wait.
+        At the limit of bytes it logs a warning and returns fewer than `limit`.
         """
-        with logfire.suppress_instrumentation():  # a listing is of no interest to a trace
-            rows = await self._pool.fetch(PAGE, *wanted, before, limit)
-        return [decode_any(row) for row in rows]
+        found: list[Stored] = []
+        next_before = before
+        while True:
+            page = await self.scan_page(event_filter, next_before, limit - len(found))
+            found += page.events
+            next_before = page.before
+            if next_before is None or len(found) >= limit:
+                return found
+            if page.stopped_at == "bytes":
+                logfire.warn(
+                    "A page ends after {count} events: they have API_MAX_PAGE_BYTES ({most})",
+                    count=len(found),
+                    most=self._max_bytes,
+                )
+                return found
 
-    async def has_type(self, name: str) -> bool:
-        """Tell whether any event of the log has this type; reads all of the log if none has."""
-        return bool(await self._pool.fetch(HAS_TYPE, name, timeout=self._patience))
+    async def scan_page(self, event_filter: EventFilter, before: int | None, limit: int) -> Page:
+        """Return the newest events with a `seq` below `before`, from one scan of at most `SCAN_LIMIT`."""
+        below = MAX_BIGINT if before is None else before
+        with logfire.suppress_instrumentation():  # pages need no spans
+            return await read_page(self._readers.list, event_filter, below, limit, self._max_bytes)
 
-    async def latest(self, wanted: Wanted, since: datetime, limit: int) -> Latest:
-        """Return the newest events recorded since then, from the newest `LATEST_MOST` of the log."""
-        rows = await self._fetch(LATEST, *wanted, since, limit, LATEST_MOST)
-        events = [event for row in rows if (event := decode_known(row))]
-        if len(rows) == limit:
-            return Latest(events, True)
-        beyond = await self._fetch(BEYOND, since, LATEST_MOST)
-        return Latest(events, not any(row["wanted"] for row in beyond))
+    async def has_type(self, name: str) -> bool | None:
+        """Return whether the log has events of this type; None if the scan reached its limit without one."""
+        found, complete = await find_newest(
+            self._readers.list, EventFilter([name]), None, 1, LATEST_SCAN_LIMIT
+        )
+        return bool(found) or (False if complete else None)
+
+    async def latest(self, event_filter: EventFilter, since: datetime, limit: int) -> Latest:
+        """Return the newest events recorded since a time, from the newest `LATEST_SCAN_LIMIT` of the log."""
+        seqs, complete = await find_newest(
+            self._readers.find, event_filter, since, limit, LATEST_SCAN_LIMIT
+        )
+        chunk = await read_within(self._readers.find, seqs, self._max_bytes)
+        events = [event for row in chunk.rows if (event := decode_known(row))]
+        return Latest(events, complete and chunk.rows_read == len(seqs))
+
+
+def _pop_only[T](items: list[T]) -> T:
+    """Return the only item and free it here, so that a slow reader does not keep it in memory."""
+    return items.pop()
 
 
 def readable(stored: Stored | None) -> Event | None:
-    """Return the event, or None, with a warning, if this code cannot read it."""
+    """Return the event; if this code cannot read it, log a warning and return None."""
     if isinstance(stored, UnreadableEvent):
         logfire.warn("Event {id} cannot be read: {error}", id=stored.id, error=stored.unreadable)
         return None

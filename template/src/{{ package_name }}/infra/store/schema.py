@@ -1,19 +1,21 @@
 """The tables of the event store.
 
-`events` is the log: append-only, one row an event, never updated. `deliveries` is the small hot
-table beside it: one row for each (subscriber, event) that is still owed. `subscriptions` says which
-subscriber is owed which types. `scopes` keeps what a working memory cannot derive from its events.
+`events` is the log: append-only, one row an event, never updated. `deliveries` has one row for each event that
+is pending for a subscriber; it is small and changes often. `subscriptions` names the types that each subscriber
+gets. `scopes` keeps what a working memory cannot derive from its events.
 
-An event flows like this. Publishing inserts it and, in the same statement, a delivery for every
-subscription that wants it, due at once. Claims go by `seq`, which gives the events of a scope their
-order. A claim sets the delivery's `due_at` to the end of the lease and gives it a new
-`fence`; a worker that dies needs no clean-up, its deliveries simply fall due again. Then one of:
-acknowledged, the row is deleted; not acknowledged, `due_at` moves by the backoff; out of attempts,
-`dead_at` is set; accumulated in a working memory, `held_at` is set, until the action that the event
-led to deletes it, or it is dropped, which an `agent.dropped` in the log records. So the cost of
-everything follows what is owed, not what has ever happened.
+The life of an event:
 
-`model_usage` stands apart: what models took in each hour, for a budget that all processes share.
+1. Publishing inserts it and, in the same statement, a delivery for each subscription to its type, due at once.
+2. A claim takes due deliveries by `seq`, which keeps the order of each scope. It sets `due_at` to the end of the
+   lease, and a new `fence`. If the worker dies, the lease expires and another worker claims the delivery.
+3. Then one of these. Acked: the row is deleted. Nacked: `due_at` is set to the end of the backoff. Out of
+   attempts: `dead_at` is set. Held by a working memory: `held_at` is set, until an action settles the event or
+   it is dropped, which an `agent.dropped` in the log records.
+
+So costs grow with the number of pending deliveries, and not with the length of the log.
+
+`model_usage` is separate: the use of models in each hour, for a budget that all processes share.
 """
 
 from datetime import datetime
@@ -40,7 +42,7 @@ class Xid8(UserDefinedType[int]):
 
 
 class StoreBase(DeclarativeBase):
-    """The store's tables; yours have a base of their own."""
+    """The base of the store's tables; the application's tables have their own."""
 
     type_annotation_map: ClassVar = {datetime: TIMESTAMP(timezone=True), str: Text, int: BigInteger}
 
@@ -52,14 +54,14 @@ class EventRecord(StoreBase):
     __table_args__ = (
         Index("events_by_time", "timestamp", "seq"),
         Index("events_by_commit", "tx", "seq"),
-        # Each index that every event is in makes publishing a tenth slower: these have few rows.
+        # An index of all events makes publishing a tenth slower. These two have few rows.
         Index(
             "events_of_action",
             "scope",
             "recorded_at",
             postgresql_where=text("type = 'agent.action'"),
         ),
-        Index(  # built by `migrations/indexes.py`, as the table may be large
+        Index(  # built by `migrations/indexes.py`, since the table may be large
             "events_of_dropped",
             "scope",
             "recorded_at",
@@ -73,32 +75,32 @@ class EventRecord(StoreBase):
     source: Mapped[str]
     scope: Mapped[str]
     timestamp: Mapped[datetime]
-    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)  # what each type of event carries
+    payload: Mapped[dict[str, Any]] = mapped_column(JSONB)  # the fields of the event's type
     headers: Mapped[dict[str, Any]] = mapped_column(JSONB)
     recorded_at: Mapped[datetime] = mapped_column(server_default=NOW)
     tx: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
 
 
 class DeliveryRecord(StoreBase):
-    """One event that one subscriber is still owed."""
+    """One event pending for one subscriber."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
         # These three are built by `migrations/indexes.py`.
-        Index(  # what is due at once, in the order of the log
+        Index(  # due at once, in the order of the log
             "deliveries_pending",
             "subscriber",
             "seq",
             postgresql_where=text(f"{UNCLAIMED} AND due_at = 'epoch'::timestamptz"),
         ),
-        Index(  # what waits for a time: for its retry, or because its scope was deferred
+        Index(  # due at a time: retried or deferred
             "deliveries_waiting",
             "subscriber",
             "due_at",
             "seq",
             postgresql_where=text(f"{UNCLAIMED} AND due_at > 'epoch'::timestamptz"),
         ),
-        Index(  # what keeps later deliveries of its scope waiting
+        Index(  # claimed once and unsettled: later ones of the scope wait for it
             "deliveries_claimed",
             "subscriber",
             "scope",
@@ -118,7 +120,7 @@ class DeliveryRecord(StoreBase):
         Index(
             "deliveries_dead", "subscriber", "dead_at", postgresql_where=text("dead_at IS NOT NULL")
         ),
-        # Rows live for milliseconds: vacuum by count, not by a share of a table that is mostly empty.
+        # Rows live for milliseconds: vacuum by their number, not by a share of a table that is mostly empty.
         {
             "postgresql_with": {
                 "fillfactor": "70",
@@ -135,11 +137,11 @@ class DeliveryRecord(StoreBase):
     subscriber: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str]
     due_at: Mapped[datetime] = mapped_column(server_default=text("'epoch'"))
-    """When it may be claimed, or its lease ends; `epoch` for at once, whatever any clock says."""
+    """When it may be claimed, or when its lease expires; `epoch` means at once, independent of clocks."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     fence: Mapped[int] = mapped_column(server_default=text("0"))
     lease: Mapped[str | None]
-    """`shared` with other deliveries of a worker, or `alone`; none while nobody has it."""
+    """How it is leased: `shared` with other deliveries in flight, or `alone`; NULL if it is not."""
     held_at: Mapped[datetime | None]
     dead_at: Mapped[datetime | None]
     error: Mapped[str | None]
@@ -147,19 +149,19 @@ class DeliveryRecord(StoreBase):
 
 
 class SubscriptionRecord(StoreBase):
-    """Which subscriber gets which types of event."""
+    """The event types that one subscriber gets."""
 
     __tablename__ = "subscriptions"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     types: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    """None for all."""
+    """NULL for all types."""
     excluded: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class ModelUsageRecord(StoreBase):
-    """What models took in one hour, in all processes together."""
+    """The use of models in one hour, by all processes together."""
 
     __tablename__ = "model_usage"
 
@@ -170,7 +172,7 @@ class ModelUsageRecord(StoreBase):
 
 
 class ScopeRecord(StoreBase):
-    """What a scope remembers besides its held events; `version` moves with every action."""
+    """What a scope keeps besides its held events; each action and each drop increases `version`."""
 
     __tablename__ = "scopes"
 

@@ -1,25 +1,29 @@
-"""Settling deliveries: handled, failed, or held. Each statement names the fence that it acts under."""
+"""Settles deliveries: ack, nack, hold. Each statement requires the fence of the token."""
 
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...core.types import Scope, Seconds
+from ...core.units import Scope, Seconds
 from ..database import Fetch
 from ..text import storable, without_passwords
 from . import counters
-from .claim import LEASED, OURS, Token, columns, seqs
-from .lanes import Lane, SharedFlush
+from .claim import IS_LEASED, MATCHES_TOKENS, Token, columns, seqs
+from .dedicated import DedicatedConnection
+from .group_commit import GroupCommit
 
-# The fence must match: a worker whose lease ran out changes nothing, whatever it says.
+MAX_ERROR_LENGTH = 10_000  # characters; an error may quote a whole event
+
+# Requires the fence, so a worker whose delivery was claimed again changes nothing.
 ACK = f"""
 DELETE FROM deliveries d
- WHERE {OURS}
+ WHERE {MATCHES_TOKENS}
 RETURNING d.seq, d.fence
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
-# Doubling from the base delay up to the longest, less up to a half, so that retries spread out.
+# Exponential backoff with jitter: the base delay doubles with each attempt up to the longest, and a random part
+# of up to a half is taken off, so that retries spread out.
 NACK = """
 UPDATE deliveries d
    SET lease = NULL, error = $4, traceback = $5,
@@ -30,12 +34,12 @@ UPDATE deliveries d
 RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
 """
 
-# What a working memory wants to keep leaves the claimable set; its notes are saved in the same breath.
+# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes.
 HOLD = f"""
 WITH held AS (
     UPDATE deliveries d
        SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
-     WHERE {OURS} AND {LEASED}
+     WHERE {MATCHES_TOKENS} AND {IS_LEASED}
     RETURNING d.seq, d.fence
 ), noted AS (
     INSERT INTO scopes (subscriber, scope, scratch)
@@ -46,69 +50,71 @@ WITH held AS (
         ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
 )
 SELECT seq, fence FROM held
-"""  # noqa: S608 - no value goes in, only conditions
+"""  # noqa: S608 - interpolates constant SQL only
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a failed delivery waits, and how often it is tried."""
+    """The base and longest delay of a failed delivery, and its maximum of attempts."""
 
     base: Seconds
     longest: Seconds
     attempts: int
 
 
-class Hold(NamedTuple):
-    """What one decision keeps: events, and the notes of their scope if those changed."""
+class HoldRequest(NamedTuple):
+    """The deliveries that a decision holds, and the notes of their scope if those changed."""
 
     scope: Scope
     tokens: tuple[Token, ...]
     scratch: str | None
 
 
-type Done = Callable[[bool | Exception], None]
-"""Is told how a commit went: False if a delivery came too late, or what kept it from being made."""
+type CommitCallback = Callable[[bool | Exception], None]
+"""The callback for a background commit. It gets False if a token was stale, or the error of the commit."""
 
 
 class Settler:
-    """Settles one subscriber's deliveries; what comes in together shares a commit.
+    """Settles one subscriber's deliveries by group commit.
 
-    After each commit `settled` is told all its tokens, and those among them that came too late:
-    another worker has their events.
+    After each commit it calls `on_commit` with all its tokens and with the stale ones among them.
     """
 
     def __init__(
-        self, lane: Lane, subscriber: str, settled: Callable[[list[Token], list[Token]], None]
+        self,
+        connection: DedicatedConnection,
+        subscriber: str,
+        on_commit: Callable[[list[Token], list[Token]], None],
     ) -> None:
-        self._lane = lane
+        self._connection = connection
         self._subscriber = subscriber
-        self._settled = settled
-        self._acks = SharedFlush[tuple[Token, ...], bool](self._flush_acks)
-        self._holds = SharedFlush[Hold, bool](self._flush_holds)
+        self._on_commit = on_commit
+        self._acks = GroupCommit[tuple[Token, ...], bool](self._flush_acks)
+        self._holds = GroupCommit[HoldRequest, bool](self._flush_holds)
 
     def ack(self, tokens: tuple[Token, ...]) -> asyncio.Future[bool]:
-        """Delete what was handled; the result, after the commit, is False if any came too late."""
+        """Ack deliveries; the result, set after the commit, is False if any token was stale."""
         return self._acks.submit(tokens)
 
-    def ack_later(self, tokens: tuple[Token, ...], done: Done) -> None:
-        """Do the same for a caller who does not wait: `done` is called after the commit."""
+    def ack_in_background(self, tokens: tuple[Token, ...], done: CommitCallback) -> None:
+        """Ack deliveries for a caller that does not wait; call `done` after the commit."""
         self._acks.add(tokens, done)
 
-    def hold(self, kept: Hold, done: Done) -> None:
-        """Keep what a context gathers; `done` is called after the commit."""
-        self._holds.add(kept, done)
+    def hold(self, request: HoldRequest, done: CommitCallback) -> None:
+        """Hold deliveries, and call `done` after the commit."""
+        self._holds.add(request, done)
 
     async def close(self) -> None:
-        """Wait until everything is committed."""
+        """Wait until all acks and holds are committed."""
         await self._acks.close()
         await self._holds.close()
 
     async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[bool | Exception]:
-        settled, ours = await self._flush(batch, ACK)
-        counters.handled.add(ours)
+        settled, count = await self._flush(batch, ACK)
+        counters.handled.add(count)
         return settled
 
-    async def _flush_holds(self, batch: list[Hold]) -> list[bool | Exception]:
+    async def _flush_holds(self, batch: list[HoldRequest]) -> list[bool | Exception]:
         notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
         settled, _ = await self._flush(
             [item.tokens for item in batch],
@@ -122,32 +128,40 @@ class Settler:
     async def _flush(
         self, batch: list[tuple[Token, ...]], statement: str, *args: object
     ) -> tuple[list[bool | Exception], int]:
-        """Return whether all of each item was ours, and how many deliveries were."""
+        """Return for each item whether all its tokens were valid, and the number of valid tokens."""
         tokens = [token for item in batch for token in item]
-        rows = await self._lane.fetch(statement, self._subscriber, *columns(tokens), *args)
-        late: list[Token] = []
+        rows = await self._connection.fetch(statement, self._subscriber, *columns(tokens), *args)
+        stale: list[Token] = []
         if len(rows) < len(tokens):
-            ours = {(row["seq"], row["fence"]) for row in rows}
-            late = [token for token in tokens if token[:2] not in ours]
-        self._settled(tokens, late)
-        return [not late or all(token not in late for token in item) for item in batch], len(rows)
+            valid = {(row["seq"], row["fence"]) for row in rows}
+            stale = [token for token in tokens if token[:2] not in valid]
+        self._on_commit(tokens, stale)
+        return [not stale or all(token not in stale for token in item) for item in batch], len(rows)
 
 
 async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
-    """Delete what is done, in a transaction of the caller's; return the `seq` of what was ours."""
+    """Ack deliveries in the caller's transaction; return the `seq` of each whose token was valid."""
     return seqs(await fetch(ACK, subscriber, *columns(tokens)))
+
+
+def elide_middle(text: str, max_length: int) -> str:
+    """Return a text of at most `max_length` characters, or its two ends with the number left out between them."""
+    if len(text) <= max_length:
+        return text
+    half = max_length // 2
+    return f"{text[:half]} ... ({len(text) - max_length} characters left out) ... {text[-half:]}"
 
 
 async def nack(
     fetch: Fetch, subscriber: str, token: Token, error: str, traceback: str | None, backoff: Backoff
 ) -> bool | None:
-    """Send a failed delivery to its retry; True if it died instead, None if it was not ours."""
+    """Schedule a failed delivery's retry; return True if it is dead-lettered instead, None for a stale token."""
     rows = await fetch(
         NACK,
         subscriber,
         token.seq,
         token.fence,
-        without_passwords(storable(error)),
+        without_passwords(storable(elide_middle(error, MAX_ERROR_LENGTH))),
         traceback and without_passwords(storable(traceback)),
         backoff.base,
         backoff.longest,

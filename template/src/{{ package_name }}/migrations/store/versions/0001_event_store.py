@@ -84,7 +84,7 @@ UPGRADE = (
         cost numeric NOT NULL
     )
     """,
-    # Seeded here, so that nothing published before the first worker starts is lost.
+    # Inserted here, so that events published before the first worker starts get deliveries.
     """
     INSERT INTO subscriptions (name, excluded) VALUES ('agent', '{agent.action,lifecycle}')
     """,
@@ -122,6 +122,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop everything, events included."""
+    """Drop all tables, events included."""
     for statement in DOWNGRADE:
         op.execute(statement)

@@ -1,4 +1,4 @@
-"""Events that were dropped: their status, and no delivery of `agent.dropped` unless asked for."""
+"""The status of dropped events; deliveries of `agent.dropped` only for subscriptions that name it."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# A subscriber that gets no actions gets no drops either: older code does not know this type.
+# Excludes the type for subscribers that exclude actions: older code does not support it.
 EXCLUDE = """
 UPDATE subscriptions SET excluded = excluded || '{agent.dropped}'
  WHERE 'agent.action' = ANY (excluded) AND NOT 'agent.dropped' = ANY (excluded)
@@ -30,7 +30,7 @@ SELECT e.id, s.name AS subscriber,
   LEFT JOIN deliveries d ON d.subscriber = s.name AND d.seq = e.seq
 """
 
-# Looked up only for an event that is settled, in `events_of_dropped`: what its scope dropped later.
+# Evaluated only for settled events: finds a later `agent.dropped` of the scope by the index `events_of_dropped`.
 GONE = """
 CASE WHEN EXISTS (
          SELECT FROM events r
@@ -41,13 +41,13 @@ CASE WHEN EXISTS (
 
 
 def upgrade() -> None:
-    """Show what was dropped as dropped, and no longer as completed."""
+    """Show dropped events as dropped instead of completed."""
     op.execute(EXCLUDE)
     op.execute(STATUS.format(gone=GONE))
 
 
 def downgrade() -> None:
-    """Show whatever has no delivery as completed."""
+    """Show all events without a delivery as completed."""
     op.execute(STATUS.format(gone="'completed'"))
     op.execute(INCLUDE)
     op.execute("DROP INDEX IF EXISTS events_of_dropped")

@@ -1,4 +1,4 @@
-"""Deliveries that are due at once, whatever the clock says; their indexes are in `migrations/indexes.py`."""
+"""New deliveries are due at `epoch`, independent of clocks; their indexes are in `migrations/indexes.py`."""
 
 from alembic import op
 
@@ -30,13 +30,13 @@ SELECT e.id, s.name AS subscriber,
 
 
 def upgrade() -> None:
-    """Make new deliveries due at once. Those of before keep their time, which is over, and come first."""
+    """Make new deliveries due at `epoch`; existing ones keep their time, which has passed, and come first."""
     op.execute("ALTER TABLE deliveries ALTER COLUMN due_at SET DEFAULT 'epoch'")
     op.execute(STATUS.format(due_at="nullif(d.due_at, 'epoch')"))
 
 
 def downgrade() -> None:
-    """Make new deliveries due from when they are published, and claim by that."""
+    """Make new deliveries due at the time of publishing again."""
     op.execute("ALTER TABLE deliveries ALTER COLUMN due_at SET DEFAULT now()")
     op.execute(STATUS.format(due_at="d.due_at"))
     for name in ("deliveries_pending", "deliveries_waiting", "deliveries_claimed"):

@@ -1,0 +1,1 @@
+"""`make fuzz`: a rendered service under hostile input, and what it did with each piece of it."""

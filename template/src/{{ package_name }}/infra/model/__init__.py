@@ -1,0 +1,1 @@
+"""Models: their choice, budget, retries and circuit breakers."""

@@ -1,0 +1,1 @@
+"""The process: supervised tasks, start and shutdown, heartbeat, streams."""

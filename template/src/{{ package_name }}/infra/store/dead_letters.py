@@ -1,0 +1,133 @@
+"""Lists dead letters, newest first, in pages."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from ..database import Fetch, Row
+from .byte_budget import EVENT_SIZE, budgeted, read_within
+from .cursor import MAX_BIGINT
+from .times import calendar_time, with_timezone
+
+MATCHES_FILTER = """d.subscriber = $1 AND d.dead_at IS NOT NULL
+   AND ($2::text IS NULL OR e.id = $2)
+   AND ($3::text[] IS NULL OR e.scope ^@ ANY ($3))"""
+"""The SQL condition of a `DeadLetterFilter`, whose fields are the first parameters of the statement."""
+
+# Reads the index of dead letters. $4 and $5 are the `DeadLetterCursor` of the page before.
+LIST_DEAD_LETTERS = f"""
+SELECT d.seq, (extract(epoch FROM d.dead_at) * 1000000)::bigint AS died
+  FROM deliveries d JOIN events e ON e.seq = d.seq
+ WHERE {MATCHES_FILTER}
+   AND (d.dead_at, d.seq) < ('epoch'::timestamptz + $4::bigint * interval '1 microsecond', $5::bigint)
+ ORDER BY d.dead_at DESC, d.seq DESC
+ LIMIT $6
+"""  # noqa: S608 - interpolates constant SQL only
+
+READ_DEAD_LETTERS = budgeted(
+    "deliveries d JOIN events e ON e.seq = d.seq"
+    " WHERE d.subscriber = $3 AND d.dead_at IS NOT NULL AND d.seq =",
+    f"d.seq, e.id, e.type, e.source, e.scope, {calendar_time('e.timestamp')} AS timestamp,"
+    f" {calendar_time('e.recorded_at')} AS recorded_at, e.payload, e.headers, d.attempts, d.error,"
+    " d.traceback, d.dead_at",
+    f"{EVENT_SIZE} + coalesce(octet_length(d.error), 0) + coalesce(octet_length(d.traceback), 0)",
+)
+MAX_DIED_AT = 4_000_000_000_000_000  # microseconds since 1970: about the year 2096
+
+
+class DeadLetterFilter(NamedTuple):
+    """Selects dead letters of one subscriber."""
+
+    subscriber: str
+    event_id: str | None = None
+    """The id of their event; None for all events."""
+    within: Sequence[str] | None = None
+    """The prefixes of their scopes, of which one must match; None for all scopes."""
+
+
+class DeadLetter(NamedTuple):
+    """A delivery that was given up, with its event and its last error."""
+
+    seq: int
+    id: str
+    type: str
+    source: str
+    scope: str
+    timestamp: datetime
+    recorded_at: datetime
+    payload: str
+    meta: str
+    attempts: int
+    error: str | None
+    traceback: str | None
+    dead_at: datetime
+
+
+class DeadLetterCursor(NamedTuple):
+    """The last dead letter of a page. As text it is an opaque cursor for clients."""
+
+    died: int
+    """When it was dead-lettered, in microseconds since 1970."""
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.died}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "DeadLetterCursor":
+        """Parse a cursor that a client passes.
+
+        Raises:
+            ValueError: the text is not a cursor.
+        """
+        died, _, seq = text[:50].partition(".")
+        digits = (died + seq).isascii() and died.isdecimal() and seq.isdecimal()
+        if not digits or int(died) > MAX_DIED_AT or int(seq) > MAX_BIGINT:
+            raise ValueError(
+                f"before: {text[:50]!r} is not a valid cursor: pass one returned by this API"
+            )
+        return cls(int(died), int(seq))
+
+
+FIRST_PAGE = DeadLetterCursor(MAX_DIED_AT, MAX_BIGINT)
+
+
+class DeadLetterPage(NamedTuple):
+    """A page of dead letters, newest first."""
+
+    letters: list[DeadLetter]
+    before: DeadLetterCursor | None
+    """The cursor of the next page; None if this is the last."""
+    stopped_at: Literal["limit", "bytes"] | None
+    """Which limit ended the page; None if it is the last."""
+
+
+async def read_dead_letters(
+    fetch: Fetch,
+    which: DeadLetterFilter,
+    limit: int,
+    max_bytes: int,
+    before: DeadLetterCursor | None = None,
+) -> DeadLetterPage:
+    """Return the newest matching dead letters: at most `limit`, and about `max_bytes`."""
+    keys = await fetch(LIST_DEAD_LETTERS, *which, *(before or FIRST_PAGE), limit)
+    seqs = [row["seq"] for row in keys]
+    chunk = await read_within(fetch, seqs, max_bytes, READ_DEAD_LETTERS, which.subscriber)
+    letters = [_letter(row) for row in chunk.rows]
+    if chunk.rows_read < len(seqs):
+        return DeadLetterPage(letters, _cursor_of(keys[chunk.rows_read - 1]), "bytes")
+    if len(seqs) == limit:
+        return DeadLetterPage(letters, _cursor_of(keys[-1]), "limit")
+    return DeadLetterPage(letters, None, None)
+
+
+def _cursor_of(row: Row) -> DeadLetterCursor:
+    return DeadLetterCursor(row["died"], row["seq"])
+
+
+def _letter(row: Row) -> DeadLetter:
+    names = {"meta": "headers"}
+    found = DeadLetter(*(row[names.get(name, name)] for name in DeadLetter._fields))
+    return found._replace(
+        timestamp=with_timezone(found.timestamp), recorded_at=with_timezone(found.recorded_at)
+    )

@@ -1,0 +1,1 @@
+"""Telemetry: traces, the log and metrics."""

@@ -1,0 +1,132 @@
+"""What a module of a rendered project rests on: itself and all that it imports, however far away.
+
+Two projects in which that is the same cannot differ in the module's types, nor, for a module of tests
+that looks at nothing else, in whether they pass.
+"""
+
+import ast
+import hashlib
+import re
+from functools import cache
+from pathlib import PurePosixPath
+
+type Tree = dict[str, str]
+"""The digests of a project's files by their paths."""
+
+STARTS_PROCESSES = ("processes import", "command: Command")
+"""What shows that a module of tests starts the service, which may then do anything."""
+
+READS_FILES = "__file__"
+"""What shows that a module of tests reads the project's files."""
+
+
+NOTICED = (
+    ".py",
+    ".env.example",
+    "docs/architecture.md",
+    "docs/patterns.md",
+    "docs/operations.md",
+    "docs/prompt-injection.md",
+    "README.md",
+)
+"""What tests that look at everything can notice; no test reads the licence."""
+
+
+class Closures:
+    """The closures of one project's modules."""
+
+    def __init__(self, tree: Tree, texts: dict[str, bytes], project_name: str = "") -> None:
+        self._tree = tree
+        self._project_name = project_name
+        self._texts = texts
+        self._package = next(name.split("/")[1] for name in tree if name.startswith("src/"))
+        self._imports = {
+            name: {file for module in imported(texts[digest], name) for file in self._files(module)}
+            for name, digest in tree.items()
+            if name.endswith(".py")
+        }
+
+    def types_of(self, name: str) -> str:
+        """Return a digest of all that a module's types depend on."""
+        return self._digest(self._reached({name}))
+
+    def starts_processes(self, name: str) -> bool:
+        """Tell whether a module of tests starts real processes, which takes seconds each time."""
+        text = self._texts[self._tree[name]].decode()
+        return any(sign in text for sign in STARTS_PROCESSES)
+
+    def tests_of(self, name: str) -> str:
+        """Return a digest of all that a module of tests can notice."""
+        text = self._texts[self._tree[name]].decode()
+        if self.starts_processes(name) or READS_FILES in text:
+            looked_at = {each for each in self._tree if each.endswith(NOTICED)}
+            return self._shape_of(looked_at)
+        roots = {name, "tests/conftest.py", "tests/__init__.py"}
+        reached = self._reached(roots)
+        if any("/migrations/" in each for each in reached):
+            reached |= {
+                each for each in self._tree if "/migrations/" in each and each.endswith(".py")
+            }
+        return self._shape_of(reached)
+
+    def _reached(self, names: set[str]) -> set[str]:
+        reached: set[str] = set()
+        left = names
+        while left:
+            reached |= left
+            left = set[str]().union(*(self._imports[name] for name in left)) - reached
+        return reached
+
+    def _files(self, module: tuple[str, ...]) -> list[str]:
+        """Return the files that are run when something is imported from a module."""
+        if module[0] == self._package:
+            module = ("src", *module)
+        paths = ["/".join(module[:end]) for end in range(1, len(module) + 1)]
+        candidates = [file for path in paths for file in (f"{path}/__init__.py", f"{path}.py")]
+        return [file for file in candidates if file in self._tree]
+
+    def _shape_of(self, names: set[str]) -> str:
+        parts = [
+            f"{name.replace(f'src/{self._package}/', 'src/')} "
+            + shape(self._texts[self._tree[name]], self._package, self._project_name)
+            for name in sorted(names)
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _digest(self, names: set[str]) -> str:
+        parts = [f"{name} {self._tree[name]}" for name in sorted(names)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def imported(text: bytes, name: str) -> frozenset[tuple[str, ...]]:
+    """Return the modules that a file of a project imports, and what it imports from them."""
+    folder = PurePosixPath(name).parent.parts
+    in_package = folder[1:] if folder[:1] == ("src",) else folder
+    return _imported(text, in_package, name.startswith("tests/"))
+
+
+@cache
+def _imported(text: bytes, folder: tuple[str, ...], at_the_top: bool) -> frozenset[tuple[str, ...]]:
+    tree = ast.parse(text)
+    found: set[tuple[str, ...]] = set()
+    for node in tree.body if at_the_top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {module, *((*module, alias.name) for alias in node.names)} - {()}
+    return frozenset(found)
+
+
+@cache
+def shape(text: bytes, package: str, project_name: str) -> str:
+    """Return a digest of what a file says, whatever the project is called and how lines are broken."""
+    command = re.sub("[^a-z0-9]+", "-", project_name.lower())
+    try:
+        said = ast.dump(ast.parse(text))
+    except SyntaxError:  # it is no Python
+        said = text.decode()
+    for name in (project_name, command, package):
+        said = re.sub(rf"\b{re.escape(name)}\b", "NAME", said) if name else said
+    return hashlib.sha256(said.encode()).hexdigest()
