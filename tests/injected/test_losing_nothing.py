@@ -18,7 +18,7 @@ from my_agent.core.events import Event
 from my_agent.infra.database import DATABASE_UNAVAILABLE, Database, open_database
 from my_agent.infra.process.embedded import cluster_of, embedded_postgres
 from my_agent.infra.store import EventStore
-from my_agent.infra.store.publish import insert_events
+from my_agent.infra.store.insert import insert_events
 from my_agent.migrations import migrate
 
 from .conftest import failure
@@ -182,7 +182,7 @@ async def test_a_wake_up_that_was_never_sent_costs_a_check_and_no_event(
     await journal.until("acked", 1)
 
     async with database.pool.acquire() as connection, connection.transaction():
-        await insert_events(connection.fetch, [failure()], store.limits)
+        await insert_events(connection.fetch, [failure()], store.log.limits)
         # And the publisher dies here.
 
     await journal.until("acked", 2)

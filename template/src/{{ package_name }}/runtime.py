@@ -229,7 +229,7 @@ async def _stop(
     for task in (agent, *others):
         task.cancel()
     await asyncio.wait([agent, *others], timeout=CANCEL_TIMEOUT)
-    left = service.store.in_flight()  # of decisions that did not end after cancellation
+    left = service.store.queue.in_flight()  # of decisions that did not end after cancellation
     if not await _release(service.store):
         raise NotReleased(
             f"{len(left)} events were not released: other workers claim them in"
@@ -239,7 +239,7 @@ async def _stop(
 
 def _report_unfinished(service: Service) -> None:
     """Log the decisions that exceed `AGENT_GRACE`, and the threads that may block them."""
-    for delivery in service.store.in_flight():
+    for delivery in service.store.queue.in_flight():
         if delivery.blocks:
             logfire.error(
                 "The decision on {delivery} did not end within AGENT_GRACE: it is cancelled",
@@ -252,7 +252,7 @@ def _report_unfinished(service: Service) -> None:
 async def _release(store: EventStore) -> bool:
     try:
         async with asyncio.timeout(RELEASE_TIMEOUT):
-            return await store.release_in_flight()
+            return await store.queue.release_in_flight()
     except TimeoutError:
         return False
 
@@ -261,7 +261,7 @@ async def _warn_of_other_workers(service: Service) -> None:
     """Warn while another worker claims the same events, which locks in memory do not exclude."""
     while True:
         await asyncio.sleep(service.settings.event_lease / 3)
-        others = await service.store.other_workers()
+        others = await service.store.admin.other_workers()
         warning = (
             f"{others} other workers on this database claim the same events, which locks in memory do not"
             " exclude, so events may be handled out of order: stop all workers but one, or"
@@ -286,7 +286,7 @@ async def _sweep(service: Service) -> None:
 
 async def _recall(store: EventStore) -> int:
     with logfire.suppress_instrumentation():  # traces of checks are noise
-        recalled = await store.end_overlong_waits()
+        recalled = await store.queue.end_overlong_waits()
     if recalled:
         logfire.warn("Recalled {count} events that waited for too long", count=recalled)
     return recalled

@@ -36,7 +36,7 @@ async def test_a_second_worker_says_so_and_is_shown_until_it_is_the_only_one(
                 await asyncio.sleep(0.05)
 
         async with runtime.open_service(settings, worker=False) as third:
-            assert await third.store.other_workers() == 1
+            assert await third.store.admin.other_workers() == 1
             assert third.status()["warnings"] == []
 
     assert "stop all workers but one" in shown[0]

@@ -13,7 +13,7 @@ from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
 
 from ..config import NO_LIMIT, Settings
-from ..infra.store.counters import ObservableCount
+from ..infra.telemetry.counters import ObservableCount
 
 MAX_WINDOWS = 20_000  # in memory, and pairs of client and address whose key was valid
 

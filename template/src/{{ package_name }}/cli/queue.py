@@ -44,7 +44,7 @@ def prune(
     """Delete old events without pending deliveries. Their ids then count as new again."""
     age = duration(older_than).total_seconds()
     if dry_run:
-        echo(f"Would delete {with_store(lambda store: store.count_prunable(age))} events")
+        echo(f"Would delete {with_store(lambda store: store.admin.count_prunable(age))} events")
         return
     echo(f"Deleted {with_store(lambda store: store.prune(age, by=operator()))} events")
 
@@ -57,7 +57,7 @@ def erase(
 ) -> None:
     """Delete a scope: its events, their deliveries, and the agent's notes."""
     if dry_run or not yes:
-        count = with_store(lambda store: store.count_scope_events(scope)) or _no_scope(scope)
+        count = with_store(lambda store: store.admin.count_scope_events(scope)) or _no_scope(scope)
         if dry_run:
             echo(f"Would delete {count} events")
             return
@@ -84,7 +84,7 @@ def list_dead(
 async def _dead_letter_rows(store: EventStore, limit: int) -> list[dict[str, Any]]:
     """Return the shown columns of the newest dead letters, without keeping whole pages in memory."""
     rows: list[dict[str, Any]] = []
-    page = await store.dlq_page(limit)
+    page = await store.admin.dlq_page(limit)
     while True:
         rows += [
             {
@@ -99,7 +99,7 @@ async def _dead_letter_rows(store: EventStore, limit: int) -> list[dict[str, Any
         ]
         if page.stopped_at != "bytes":
             return rows
-        page = await store.dlq_page(limit - len(rows), before=page.before)
+        page = await store.admin.dlq_page(limit - len(rows), before=page.before)
 
 
 @dlq.command("show", epilog=f"Example: {COMMAND} dlq show 01933b5e-...")
@@ -139,7 +139,7 @@ def purge(
 ) -> None:
     """Purge all dead letters, or one. The log keeps their events."""
     if dry_run or not yes:
-        count = _with_dead_letters(subscriber, lambda store: store.dlq_count(event_id))
+        count = _with_dead_letters(subscriber, lambda store: store.admin.dlq_count(event_id))
         if event_id is not None and not count:
             _not_found(event_id)
         if dry_run or not count:

@@ -86,7 +86,7 @@ async def subscriber_of(
     """
     if subscriber is None:
         return store.subscriber
-    known = await store.subscribers()
+    known = await store.admin.subscribers()
     if subscriber not in known:
         raise HTTPException(
             404, f"subscriber: {subscriber!r} does not exist; use one of {', '.join(known)}"
@@ -110,7 +110,7 @@ async def list_dlq(
         place = None if before is None else DeadLetterCursor.parse(before)
     except ValueError as error:
         raise InvalidEvent(str(error)) from error
-    page = await store.dlq_page(limit, before=place, subscriber=whose, within=client.within)
+    page = await store.admin.dlq_page(limit, before=place, subscriber=whose, within=client.within)
     return DeadLetters(
         subscriber=whose,
         count=len(page.letters),

@@ -17,8 +17,7 @@ import logfire
 from ...core.units import Seconds
 from ..database import DATABASE_UNAVAILABLE, is_unavailable
 from ..locks import ScopeBusy
-from ..store import EarlierEventPending, EventStore, ScopeMoved, Token
-from ..store.consumer import Consumer
+from ..store import Consumer, EarlierEventPending, EventStore, ScopeMoved, Token
 from ..telemetry.tracing import note
 from ..text import describe
 from .outages import OutageDeferrals, find_outage
@@ -55,13 +54,13 @@ class Settling:
         Raises:
             asyncio.CancelledError: the service or the loop stops.
         """
-        self._consumer = self.store.consumer_of(*self.tokens)
+        self._consumer = self.store.queue.consumer_of(*self.tokens)
         self._task = task = asyncio.current_task()
         self._cancelled_before = task.cancelling() if task else 0
         if self._cancelled_before and self._consumer and self._is_shutdown():
             raise asyncio.CancelledError
         _handling.set(self.tokens)
-        self.store.handler_started(*self.tokens)
+        self.store.queue.handler_started(*self.tokens)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         """Settle the deliveries if the block failed; propagate only a stop of the service or its loop."""
@@ -74,7 +73,7 @@ class Settling:
             return await self._settle_failed_block(error)
         finally:
             _handling.set(())
-            self.store.handler_ended(*self.tokens)
+            self.store.queue.handler_ended(*self.tokens)
 
     async def _settle_failed_block(self, error: BaseException) -> bool:
         if self._cancellations() and self._is_shutdown():
@@ -112,7 +111,7 @@ class Settling:
         """Run `work` to its end, or wait `SETTLE_TIMEOUT` for it, despite cancellations of this task."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + SETTLE_TIMEOUT
-        settling = self.store.background.start(work, "settling a failure")
+        settling = self.store.queue.background.start(work, "settling a failure")
         while not settling.done() and (left := deadline - clock()) > 0:
             try:
                 await asyncio.wait([settling], timeout=left)
@@ -124,7 +123,7 @@ class Settling:
             await self._settle_as(error)
         except DATABASE_UNAVAILABLE as outage:
             # Their leases are no longer renewed: they expire, and the events are claimed again.
-            self.store.settled(*self.tokens)
+            self.store.queue.settled(self.tokens)
             logfire.warn("A failure was not recorded: {error}", error=repr(outage))
         except Exception as other:  # caused by the error itself, such as a thousand causes
             logfire.error("A failure was not recorded: {error}", error=describe(other))
@@ -137,7 +136,7 @@ class Settling:
             for token in self.tokens:
                 await self.store.nack(token, reason)
         except Exception as again:
-            self.store.settled(*self.tokens)
+            self.store.queue.settled(self.tokens)
             logfire.error("A failure was not recorded: {error}", error=describe(again))
 
     async def _settle_as(self, error: BaseException) -> None:
@@ -157,7 +156,7 @@ class Settling:
             await self.outages.wait(outage, self.tokens)
         elif is_unavailable(error):
             logfire.warn("Waiting for the database: {reason}", reason=describe(error))
-            await self.store.release_when_available(*self.tokens)
+            await self.store.queue.release_when_available(*self.tokens)
         else:
             details = _traceback_of(error)
             brief = len(details) <= MAX_TRACEBACK_LENGTH and not _is_deep(error)

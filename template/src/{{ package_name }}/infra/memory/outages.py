@@ -61,7 +61,7 @@ class OutageDeferrals:
         log = logfire.debug if self._in_a_row else logfire.warn
         log("Waiting {seconds} s: {reason}", seconds=seconds, reason=str(outage))
         self._in_a_row += 1
-        await self._store.defer(*tokens, seconds=seconds)
+        await self._store.queue.defer(*tokens, seconds=seconds)
         rounds, rest = divmod(self._in_a_row, PAUSE_EVERY)
         if not rest:
             self._store.pause(min(FIRST_PAUSE * 2 ** min(rounds - 1, 10), MAX_PAUSE))

@@ -6,21 +6,23 @@ the ack happen exactly once; a stale worker cannot ack.
 
 from typing import TYPE_CHECKING
 
-from .admin import DeliveryStatus, QueueStats
 from .claim import Token
 from .codec import Stored, UnreadableEvent
+from .consumer import Consumer
 from .cursor import Cursor
 from .dead_letters import DeadLetter
-from .hold import EarlierEventPending, ScopeMoved
+from .insert import EventConflict
 from .log import Latest
-from .publish import EventConflict
 from .refusal import InvalidEvent
+from .scopes import EarlierEventPending, ScopeMoved
+from .stats import DeliveryStatus, QueueStats
 from .store import EventStore
 
 if TYPE_CHECKING:
     from .schema import EventRecord, StoreBase
 
 __all__ = [
+    "Consumer",
     "Cursor",
     "DeadLetter",
     "DeliveryStatus",

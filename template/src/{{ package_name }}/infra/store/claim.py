@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ...core.units import Scope, Seconds
 from ..database import Fetch, Row
-from . import counters
+from ..telemetry import counters
 from .codec import EVENT_COLUMNS
 
 

@@ -20,7 +20,8 @@ from ...config import Settings
 from ...core.events import Event
 from ...core.units import Scope, Seconds
 from ..database import COMMIT_TIMEOUT, DATABASE_UNAVAILABLE, Fetch, Row
-from . import claim, counters, settle
+from ..telemetry import counters
+from . import claim, settle
 from .claim import Token
 from .codec import NewerEvent, Unreadable, decode
 from .dedicated import DedicatedConnection

@@ -1,4 +1,4 @@
-"""Lists dead letters, newest first, in pages."""
+"""Lists dead letters, newest first, in pages; retries and purges them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from ..database import Fetch, Row
 from .byte_budget import EVENT_SIZE, budgeted, read_within
+from .claim import NEW_FENCE
 from .cursor import MAX_BIGINT
 from .times import calendar_time, with_timezone
 
@@ -32,6 +33,29 @@ READ_DEAD_LETTERS = budgeted(
     " d.traceback, d.dead_at",
     f"{EVENT_SIZE} + coalesce(octet_length(d.error), 0) + coalesce(octet_length(d.traceback), 0)",
 )
+
+# The new fence invalidates the token of a worker that still has the delivery.
+RETRY = f"""
+UPDATE deliveries d
+   SET dead_at = NULL, lease = NULL, attempts = 0, due_at = 'epoch',
+       fence = {NEW_FENCE}
+  FROM events e
+ WHERE e.seq = d.seq AND {MATCHES_FILTER}
+RETURNING e.id
+"""  # noqa: S608 - interpolates constant SQL only
+
+COUNT_DEAD = f"""
+SELECT count(*) AS count
+  FROM deliveries d JOIN events e ON e.seq = d.seq
+ WHERE {MATCHES_FILTER}
+"""  # noqa: S608 - interpolates constant SQL only
+
+PURGE = f"""
+DELETE FROM deliveries d USING events e
+ WHERE e.seq = d.seq AND {MATCHES_FILTER}
+RETURNING e.id
+"""  # noqa: S608 - interpolates constant SQL only
+
 MAX_DIED_AT = 4_000_000_000_000_000  # microseconds since 1970: about the year 2096
 
 
@@ -119,6 +143,21 @@ async def read_dead_letters(
     if len(seqs) == limit:
         return DeadLetterPage(letters, _cursor_of(keys[-1]), "limit")
     return DeadLetterPage(letters, None, None)
+
+
+async def retry_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+    """Make dead letters due now with no attempts spent; return the ids of their events."""
+    return await fetch(RETRY, *which)
+
+
+async def purge_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+    """Delete dead letters; return the ids of their events, which stay in the log."""
+    return await fetch(PURGE, *which)
+
+
+async def count_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> int:
+    """Return the number of matching dead letters."""
+    return (await fetch(COUNT_DEAD, *which))[0]["count"]
 
 
 def _cursor_of(row: Row) -> DeadLetterCursor:

@@ -1,39 +1,50 @@
-"""Reads the log: replays a period, follows new events, finds one, lists pages.
+"""The log: appends events, replays a period, follows new events, finds one, lists pages.
 
 An event that this code cannot read is returned as an `UnreadableEvent` with the reason, so it stops no reader.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-from datetime import datetime
-from functools import partial
-from typing import NamedTuple
+from __future__ import annotations
 
-import asyncpg
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
 import logfire
 
-from ...config import Settings
-from ...core.events import Event
 from ..database import (
     LONG_STATEMENT_FACTOR,
     READ_COMMITTED,
-    DatabaseUnavailable,
-    Fetch,
     StatementTooSlow,
+    after_commit,
+    fetch_in,
 )
+from ..telemetry import counters
+from ..telemetry.spans import step
 from .byte_budget import read_within, stream_events
-from .codec import EVENT_COLUMNS, Stored, UnreadableEvent, decode_any, decode_known
-from .cursor import MAX_BIGINT, Cursor, Snapshot
-from .notifier import Notifier
-from .pages import SCAN_LIMIT, Page, find_newest, read_page
+from .codec import EVENT_COLUMNS, UnreadableEvent, decode_any, decode_known
+from .cursor import MAX_BIGINT
+from .follow import Follower
+from .insert import insert_events
+from .notifier import NOTIFY
 from .pages import EventFilter as EventFilter
-from .reads import Readers
+from .pages import find_newest, read_page
+from .publish import Publisher
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from ...core.events import Event
+    from .codec import Limits, Stored
+    from .connections import StoreConnections
+    from .cursor import Cursor
+    from .pages import Page
 
 LATEST_SCAN_LIMIT = 50_000  # events scanned for the latest ones, in steps; about 80 ms
 MAX_FILTER_TYPES = 50  # each row is compared with all of them
-FOLLOW_BYTES = 100_000  # read at a time by each follower; there may be a thousand followers
-FOLLOW_ROWS = 100  # fetched at a time by a follower, which blocks the event loop for a few ms
 CURSOR_ROWS = 500  # fetched at a time by a replay: constant memory, few round trips
 
 REPLAY = """
@@ -54,29 +65,6 @@ DISABLE_SORT = "SET LOCAL enable_sort = off"
 # A reader may pause for long, such as a pager or another instance: this is not a forgotten transaction.
 NO_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
-# Returns the events after `(tx, seq)` ($1, $2) that are visible in snapshot $4 and not in snapshot $3. The index
-# by `(tx, seq)` provides the order, and the window function keeps it, so a full page ends the scan early. A scan
-# that reaches its limit ($9) also returns its last row, filtered out or not: the next scan starts there.
-FOLLOW = """
-SELECT e.seq, e.tx::text AS tx, e.wanted, e.walked
-  FROM (SELECT w.*, row_number() OVER (ORDER BY w.tx, w.seq) AS walked,
-               NOT pg_visible_in_snapshot(w.tx, (SELECT $3::text::pg_snapshot))
-               AND pg_visible_in_snapshot(w.tx, (SELECT $4::text::pg_snapshot))
-               AND ($5::text[] IS NULL OR w.type = ANY ($5))
-               AND ($6::text IS NULL OR w.scope = $6)
-               AND ($7::text[] IS NULL OR w.scope ^@ ANY ($7)) AS wanted
-          FROM (SELECT * FROM events
-                 WHERE (tx, seq) > ($1::text::xid8, $2::bigint)
-                 ORDER BY tx, seq
-                 LIMIT $9) AS w
-       ) AS e
- WHERE e.wanted OR e.walked = $9
- ORDER BY e.tx, e.seq
- LIMIT $8
-"""
-
-CURRENT_SNAPSHOT = "SELECT pg_current_snapshot()::text AS snapshot"
-
 FIND = f"SELECT {EVENT_COLUMNS} FROM events e WHERE e.id = $1"  # noqa: S608 - interpolates constant SQL only
 
 
@@ -89,17 +77,46 @@ class Latest(NamedTuple):
 
 
 class Log:
-    """Reads stored events, including those that this code cannot decode."""
+    """Appends events and reads them, including those that this code cannot decode."""
 
-    def __init__(
-        self, readers: Readers, pool: asyncpg.Pool, notifier: Notifier, settings: Settings
-    ) -> None:
-        self._readers = readers
-        self._pool = pool
-        self._notifier = notifier
-        self._fallback = settings.event_fallback_check
+    def __init__(self, connections: StoreConnections, limits: Limits) -> None:
+        self.limits = limits
+        """The limits of published events."""
+        settings = connections.settings
+        self._pool = connections.pool
+        self._notifier = connections.notifier
+        self._readers = connections.readers
+        self._publisher = Publisher(connections, limits)
+        self._follower = Follower(connections)
         self._long_timeout = settings.database_timeout * LONG_STATEMENT_FACTOR
         self._max_bytes = settings.api_max_page_bytes
+
+    async def publish(self, event: Event, session: AsyncSession | None = None) -> bool:
+        """Append an event; see `EventStore.publish`."""
+        if session is not None:
+            return bool(await self.publish_many([event], session))
+        return await self._publisher.publish(event)
+
+    async def publish_many(
+        self, events: Sequence[Event], session: AsyncSession | None = None, by: str | None = None
+    ) -> int:
+        """Append events; see `EventStore.publish_many`."""
+        with step("store.publish", count=len(events)):
+            if session is None:
+                return await self._publisher.publish_many(events, by)
+            new = await insert_events(fetch_in(session), events, self.limits)
+            await fetch_in(session)(NOTIFY)
+            after_commit(session, lambda: counters.published.add(new))
+            return new
+
+    @asynccontextmanager
+    async def waking(self) -> AsyncGenerator[asyncio.Event]:
+        """Provide an `asyncio.Event` that is set whenever events may have been published."""
+        changed = self._notifier.subscribe()
+        try:
+            yield changed
+        finally:
+            self._notifier.unsubscribe(changed)
 
     async def replay(
         self, start: datetime, end: datetime | None, event_filter: EventFilter
@@ -129,65 +146,19 @@ class Log:
 
     async def end(self) -> Cursor:
         """Return the cursor of a reader that has seen every event visible now."""
-        return Cursor.at(
-            Snapshot.parse((await self._readers.follow(CURRENT_SNAPSHOT))[0]["snapshot"])
-        )
+        return await self._follower.end()
 
-    async def read_on(
-        self, cursor: Cursor, event_filter: EventFilter, fetch: Fetch | None = None
+    def read_on(
+        self, cursor: Cursor, event_filter: EventFilter
     ) -> AsyncGenerator[tuple[Cursor, Stored | None]]:
-        """Yield what became visible after a cursor, each event with the next cursor; then None.
+        """Yield what became visible after a cursor, each event with the next cursor; then None."""
+        return self._follower.read_on(cursor, event_filter)
 
-        Readers take turns on one connection, a page each, unless `fetch` uses another one.
-        """
-        fetch = fetch or self._readers.catch_up
-        async for pair in self._read_window(cursor, event_filter, fetch):
-            yield _pop_only(pair := [pair])
-        now = await self.end()
-        if now.until != cursor.until:
-            new = Cursor(cursor.until, now.until, cursor.until.xmin, 0)
-            async for pair in self._read_window(new, event_filter, fetch):
-                yield _pop_only(pair := [pair])
-        yield now, None
-
-    async def _read_window(
-        self, cursor: Cursor, event_filter: EventFilter, fetch: Fetch
-    ) -> AsyncGenerator[tuple[Cursor, Stored]]:
-        """Yield the events between a cursor's two snapshots that are after its position."""
-        more = cursor.before != cursor.until
-        while more:
-            window = str(cursor.tx), cursor.seq, str(cursor.before), str(cursor.until)
-            rows = await fetch(FOLLOW, *window, *event_filter, FOLLOW_ROWS, SCAN_LIMIT)
-            matching = [row for row in rows if row["wanted"]]
-            max_bytes = min(self._max_bytes, FOLLOW_BYTES)
-            async for row, event in stream_events(fetch, matching, max_bytes):
-                cursor = cursor._replace(tx=int(row["tx"]), seq=row["seq"])
-                yield cursor, _pop_only(event := [event])
-            if rows:
-                cursor = cursor._replace(tx=int(rows[-1]["tx"]), seq=rows[-1]["seq"])
-            more = len(rows) == FOLLOW_ROWS or (rows and rows[-1]["walked"] == SCAN_LIMIT)
-
-    async def follow(
+    def follow(
         self, after: Cursor | None, event_filter: EventFilter
     ) -> AsyncGenerator[tuple[Cursor, Stored]]:
         """Yield what becomes visible after a cursor, or from now on; outages of the database only delay it."""
-        cursor, changed = after, self._notifier.subscribe()
-        try:
-            while True:
-                changed.clear()
-                try:
-                    start = cursor = cursor or await self.end()
-                    async for cursor, event in self.read_on(
-                        start, event_filter, self._readers.follow
-                    ):
-                        if event is not None:
-                            yield cursor, event
-                except DatabaseUnavailable as error:
-                    logfire.warn("The log cannot be followed: {error}", error=repr(error))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), self._fallback)
-        finally:
-            self._notifier.unsubscribe(changed)
+        return self._follower.follow(after, event_filter)
 
     async def find(self, event_id: str) -> Stored | None:
         """Return the event with this id; None if the log has none."""
@@ -237,10 +208,9 @@ class Log:
         events = [event for row in chunk.rows if (event := decode_known(row))]
         return Latest(events, complete and chunk.rows_read == len(seqs))
 
-
-def _pop_only[T](items: list[T]) -> T:
-    """Return the only item and free it here, so that a slow reader does not keep it in memory."""
-    return items.pop()
+    async def close(self) -> None:
+        """Wait until all published events are committed."""
+        await self._publisher.close()
 
 
 def readable(stored: Stored | None) -> Event | None:

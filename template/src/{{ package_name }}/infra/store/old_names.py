@@ -22,9 +22,6 @@ class Successors(Protocol):
         delay: "Seconds" = 0.0,
     ) -> None: ...
     def resume_deferred_scopes(self) -> None: ...
-    async def release_when_available(self, *tokens: "Token") -> None: ...
-    def handler_started(self, *tokens: "Token") -> None: ...
-    def handler_ended(self, *tokens: "Token") -> None: ...
 
 
 class OldNames:
@@ -51,18 +48,3 @@ class OldNames:
         """Call `resume_deferred_scopes`."""
         warn_deprecated("EventStore.look_again", "resume_deferred_scopes")
         self.resume_deferred_scopes()
-
-    async def outlast(self: Successors, *tokens: "Token") -> None:
-        """Call `release_when_available`."""
-        warn_deprecated("EventStore.outlast", "release_when_available")
-        await self.release_when_available(*tokens)
-
-    def begun(self: Successors, *tokens: "Token") -> None:
-        """Call `handler_started`."""
-        warn_deprecated("EventStore.begun", "handler_started")
-        self.handler_started(*tokens)
-
-    def ended(self: Successors, *tokens: "Token") -> None:
-        """Call `handler_ended`."""
-        warn_deprecated("EventStore.ended", "handler_ended")
-        self.handler_ended(*tokens)

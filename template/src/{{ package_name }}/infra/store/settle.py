@@ -1,15 +1,14 @@
-"""Settles deliveries: ack, nack, hold. Each statement requires the fence of the token."""
+"""Settles deliveries: ack and nack. Each statement requires the fence of the token."""
 
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from ...core.units import Scope, Seconds
+from ...core.units import Seconds
 from ..database import Fetch
+from ..telemetry import counters
 from ..text import storable, without_passwords
-from . import counters
-from .claim import IS_LEASED, MATCHES_TOKENS, Token, columns, seqs
+from .claim import MATCHES_TOKENS, Token, columns, seqs
 from .dedicated import DedicatedConnection
 from .group_commit import GroupCommit
 
@@ -34,24 +33,6 @@ UPDATE deliveries d
 RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
 """
 
-# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes.
-HOLD = f"""
-WITH held AS (
-    UPDATE deliveries d
-       SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
-     WHERE {MATCHES_TOKENS} AND {IS_LEASED}
-    RETURNING d.seq, d.fence
-), noted AS (
-    INSERT INTO scopes (subscriber, scope, scratch)
-    SELECT $1, n.scope, n.scratch::jsonb
-      FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
-     WHERE n.seq = ANY (ARRAY (SELECT seq FROM held))
-     ORDER BY n.scope
-        ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
-)
-SELECT seq, fence FROM held
-"""  # noqa: S608 - interpolates constant SQL only
-
 
 @dataclass(frozen=True)
 class Backoff:
@@ -60,14 +41,6 @@ class Backoff:
     base: Seconds
     longest: Seconds
     attempts: int
-
-
-class HoldRequest(NamedTuple):
-    """The deliveries that a decision holds, and the notes of their scope if those changed."""
-
-    scope: Scope
-    tokens: tuple[Token, ...]
-    scratch: str | None
 
 
 type CommitCallback = Callable[[bool | Exception], None]
@@ -90,7 +63,6 @@ class Settler:
         self._subscriber = subscriber
         self._on_commit = on_commit
         self._acks = GroupCommit[tuple[Token, ...], bool](self._flush_acks)
-        self._holds = GroupCommit[HoldRequest, bool](self._flush_holds)
 
     def ack(self, tokens: tuple[Token, ...]) -> asyncio.Future[bool]:
         """Ack deliveries; the result, set after the commit, is False if any token was stale."""
@@ -100,35 +72,22 @@ class Settler:
         """Ack deliveries for a caller that does not wait; call `done` after the commit."""
         self._acks.add(tokens, done)
 
-    def hold(self, request: HoldRequest, done: CommitCallback) -> None:
-        """Hold deliveries, and call `done` after the commit."""
-        self._holds.add(request, done)
-
     async def close(self) -> None:
-        """Wait until all acks and holds are committed."""
+        """Wait until all acks are committed."""
         await self._acks.close()
-        await self._holds.close()
 
     async def _flush_acks(self, batch: list[tuple[Token, ...]]) -> list[bool | Exception]:
-        settled, count = await self._flush(batch, ACK)
+        settled, count = await self.commit(batch, ACK)
         counters.handled.add(count)
         return settled
 
-    async def _flush_holds(self, batch: list[HoldRequest]) -> list[bool | Exception]:
-        notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
-        settled, _ = await self._flush(
-            [item.tokens for item in batch],
-            HOLD,
-            list(notes),
-            [item.scratch for item in notes.values()],
-            [item.tokens[0].seq for item in notes.values()],
-        )
-        return settled
-
-    async def _flush(
+    async def commit(
         self, batch: list[tuple[Token, ...]], statement: str, *args: object
     ) -> tuple[list[bool | Exception], int]:
-        """Return for each item whether all its tokens were valid, and the number of valid tokens."""
+        """Run a statement on all tokens of a batch.
+
+        Returns for each item whether all its tokens were valid, and the number of valid tokens.
+        """
         tokens = [token for item in batch for token in item]
         rows = await self._connection.fetch(statement, self._subscriber, *columns(tokens), *args)
         stale: list[Token] = []

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...config import Settings
 from ...core.units import Seconds
 from ..database import Fetch, Row
-from .admin import EXACT_COUNT_LIMIT
 from .claim import IS_PENDING, claimed_at
 from .codec import load_json_or_text
+from .stats import EXACT_COUNT_LIMIT
 from .times import calendar_time, with_timezone
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ SELECT r.id, r.type, {recorded_at} AS recorded_at, r.payload ->> 'trigger' AS tr
 ACTED = SETTLED_BY.format(type="agent.action", recorded_at=calendar_time("r.recorded_at"))
 DROPPED = SETTLED_BY.format(type="agent.dropped", recorded_at=calendar_time("r.recorded_at"))
 
-# The earlier delivery that must be handled first, by the same rule as `behind` in `hold.STATE`.
+# The earlier delivery that must be handled first, by the same rule as `behind` in `scopes.state.STATE`.
 BLOCKER = f"""
 SELECT e.id, d.lease, d.due_at > now() AS later, {calendar_time("d.due_at")} AS due_at
   FROM deliveries d JOIN events e ON e.seq = d.seq

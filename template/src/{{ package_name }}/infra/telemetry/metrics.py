@@ -13,7 +13,7 @@ from pydantic_ai.messages import ModelResponse
 
 from ...core.units import Seconds
 from ..database import DATABASE_UNAVAILABLE
-from ..store.admin import QueueStats
+from ..store.stats import QueueStats
 
 GAUGE_INTERVAL: Seconds = 15.0
 

@@ -5,48 +5,21 @@ nothing is stored twice, and nothing assumes that events become visible in order
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import logfire
 
-from ...core.events import Event
-from ...core.units import Scope, Seconds
-from ..database import Fetch, Row, to_json
-from ..text import storable, storable_json
-from . import counters
-from .byte_budget import read_within
-from .claim import MATCHES_TOKENS, NEW_FENCE, Token, columns, seqs
-from .codec import NewerEvent, Unreadable, decode, decode_known, load_json
-from .refusal import InvalidEvent, find_unstorable, refuse_deep
-from .weights import EVENT
-
-# `version` changes when events leave the scope, `held` when they enter it. Together they show whether a cached
-# context is current, at the price of one small read.
-#
-# `behind` finds an earlier delivery that was claimed once and is not settled: leased, with an expired lease,
-# released or deferred. It must be handled first. In relaxed order, one that waits for its retry or for newer
-# code, and so has an error, does not count. One that was never claimed cannot be earlier, since a claim takes
-# none after it. For a block of several deliveries there is none between them either.
-#
-# `ours` counts the deliveries of the block whose tokens are valid.
-STATE = """
-SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
-       (SELECT count(*) FROM deliveries d
-         WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
-       (SELECT greatest(extract(epoch FROM d.due_at - now()), 0)::float8 FROM deliveries d
-         WHERE d.subscriber = $1 AND d.scope = $2
-           AND d.seq < ($3::bigint[])[cardinality($3::bigint[])] AND d.seq <> ALL ($3::bigint[])
-           AND d.fence <> 0 AND d.held_at IS NULL AND d.dead_at IS NULL
-           AND ($5 OR d.lease IS NOT NULL OR d.error IS NULL OR d.due_at <= now())
-         ORDER BY d.seq
-         LIMIT 1) AS behind,
-       (SELECT count(*) FROM deliveries d
-         WHERE d.subscriber = $1 AND d.seq = ANY ($3::bigint[])
-           AND d.fence = ($4::bigint[])[width_bucket(d.seq, $3::bigint[])]) AS ours
-  FROM (VALUES (1)) AS one
-  LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
-"""
+from ....core.events import Event
+from ....core.units import Scope, Seconds
+from ...database import Fetch, Row
+from ...telemetry import counters
+from ...text import storable
+from ..byte_budget import read_within
+from ..claim import MATCHES_TOKENS, NEW_FENCE, Token, columns, seqs
+from ..codec import NewerEvent, Unreadable, decode, decode_known
+from ..refusal import InvalidEvent, refuse_deep
+from ..weights import EVENT
+from .state import PendingDecision, ScopeState, read_state
 
 HELD = """
 SELECT d.seq, d.fence
@@ -88,37 +61,12 @@ RETURNING d.seq
 """  # noqa: S608 - interpolates constant SQL only
 
 
-class ScopeMoved(Exception):
-    """Another worker changed the scope meanwhile. Rebuild its context and decide again."""
-
-
-class EarlierEventPending(Exception):
-    """An earlier delivery of the scope comes first. Release this one, which keeps its place.
-
-    `seconds` is how long until the earlier one is due; 0 if it is leased or due now.
-    """
-
-    def __init__(self, scope: Scope, seconds: Seconds) -> None:
-        super().__init__(f"scope {scope!r} has an earlier event that is not handled yet")
-        self.scope = scope
-        self.seconds = seconds
-
-
 class UnreadableHold(NamedTuple):
     """A held event that this code cannot read, and the reason."""
 
     token: Token
     id: str
     reason: str
-
-
-class ScopeState(NamedTuple):
-    """A scope's version and number of held events, and what its context cannot derive from its events."""
-
-    version: int
-    held: int
-    scratch: dict[str, Any]
-    last_action_at: datetime | None
 
 
 class Held(NamedTuple):
@@ -135,72 +83,6 @@ class Held(NamedTuple):
     """The estimated bytes of memory that the events take."""
     excess: list[Token]
     """The tokens of the oldest, which were not read because of the limit of bytes."""
-
-
-class PendingDecision(NamedTuple):
-    """The deliveries that a decision is about to handle; no earlier one of the scope may be unsettled."""
-
-    scope: Scope
-    tokens: Sequence[Token]
-    """The tokens of the deliveries, by `seq`; empty if the order does not matter."""
-    strict: bool
-    """Whether an earlier delivery that waits for its retry comes first (EVENT_ORDER=strict)."""
-
-    @property
-    def last(self) -> int:
-        """The `seq` of the last delivery; 0 if there is none."""
-        return max((token.seq for token in self.tokens), default=0)
-
-
-async def read_state(fetch: Fetch, subscriber: str, pending: PendingDecision) -> ScopeState:
-    """Return the state of a scope; one without a row has version 0.
-
-    Raises:
-        ScopeMoved: another worker claimed one of the deliveries meanwhile.
-        EarlierEventPending: an earlier delivery of the scope comes first.
-    """
-    scope = pending.scope
-    row = (await fetch(STATE, subscriber, scope, *columns(pending.tokens), pending.strict))[0]
-    if row["ours"] < len(pending.tokens):
-        raise ScopeMoved(f"another worker has an event of scope {scope!r} by now")
-    if row["behind"] is not None:
-        raise EarlierEventPending(scope, row["behind"])
-    notes = _read_notes(scope, row["scratch"])
-    return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
-
-
-def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:
-    try:
-        notes = cast("object", load_json(scratch))
-        if isinstance(notes, dict):
-            return cast("dict[str, Any]", notes)
-        reason = "they are not an object"
-    except ValueError as error:  # earlier releases stored notes that are nested too deeply
-        reason = str(error)
-    logfire.error(
-        "The notes of {scope} cannot be read and start empty: {error}", scope=scope, error=reason
-    )
-    return {}
-
-
-def write_notes(scratch: Mapping[str, Any]) -> str:
-    """Return a scope's notes as JSON, after reading it back.
-
-    Raises:
-        InvalidEvent: the notes cannot be stored as JSON or read back.
-    """
-    notes = storable_json(scratch)
-    problem = find_unstorable(notes, "scratch")
-    if problem is not None:
-        raise problem
-    try:
-        written = to_json(notes)
-        load_json(written)
-    except ValueError as error:
-        raise InvalidEvent(
-            f"scratch: it is not valid JSON ({error}): keep flat values in it"
-        ) from error
-    return written
 
 
 async def read_held(

@@ -11,24 +11,16 @@ from typing import NamedTuple
 
 import logfire
 
-from ...core.events import AgentDroppedEvent, BaseEvent, EventMeta
-from ...core.units import Scope, Seconds
-from ..database import Fetch, Row
-from . import counters
-from .claim import MATCHES_TOKENS, Token, columns
-from .codec import Limits, load_json
-from .publish import insert_events
+from ....core.events import AgentDroppedEvent, BaseEvent, EventMeta
+from ....core.units import Scope, Seconds
+from ...database import Fetch, Row
+from ...telemetry import counters
+from ..claim import MATCHES_TOKENS, Token, columns
+from ..codec import Limits, load_json
+from ..insert import insert_events
 
 MAX_ID_LENGTH = 200  # characters; only a statement that was run by hand stores longer ones
 MAX_DROP = 1_000  # deliveries in a transaction and ids in an event, about 40 kB
-
-# With stale statistics the planner would read all deliveries for each chunk.
-BY_INDEX = """
-SET LOCAL enable_seqscan = off;
-SET LOCAL enable_bitmapscan = off;
-SET LOCAL enable_hashjoin = off;
-SET LOCAL enable_mergejoin = off
-"""
 
 # Continues after the last delivery of the chunk before, so that younger ones are read only once.
 AGED = """

@@ -1,17 +1,28 @@
 """Commits an action in one statement, which is atomic without a transaction around it."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import logfire
 
-from ...core.events import ActionEvent, new_id
-from ..database import Fetch, Row
-from .claim import MATCHES_TOKENS, Token, columns
-from .codec import Limits
-from .hold import ScopeMoved
-from .publish import ADD_DELIVERIES, current_trace, prepare
+from ....core.events import ActionEvent, new_id
+from ..claim import MATCHES_TOKENS, columns
+from ..insert import ADD_DELIVERIES, current_trace, prepare
+from .state import NO_NOTES, ScopeMoved
 
-NO_NOTES = "{}"  # as JSON
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from ...database import Fetch, Row
+    from ..claim import Token
+    from ..codec import Limits
+
+type OnAction = Callable[[AsyncSession, ActionEvent], Awaitable[None]]
+"""Runs the database effects of an action, in the transaction that settles its events."""
 
 # The scope's row must exist, because every transaction locks the scope before its deliveries. With
 # different orders two transactions would deadlock.

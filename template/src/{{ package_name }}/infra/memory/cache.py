@@ -1,0 +1,117 @@
+"""Keeps the contexts of scopes in memory, within limits of number and bytes."""
+
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import logfire
+
+from ...config import Settings
+from ...core.context import DecisionContext
+from ...core.units import Scope, Seconds
+from ..store import ScopeMoved, Token
+from ..telemetry import counters
+
+EVICTION_LOG_INTERVAL: Seconds = 60.0  # between warnings about evicted contexts
+
+
+@dataclass
+class CacheEntry:
+    """A cached context, and the state of its scope when it was compared with the database."""
+
+    context: DecisionContext
+    version: int
+    held: dict[int, Token]
+    newer: int
+    """How many held events only newer code can read; they are not in the context."""
+    scratch: str
+    checked: float
+    """When it was last compared with the database, on this process's monotonic clock."""
+    last_seq: int
+    """The `seq` up to which no earlier delivery was unsettled then."""
+    bytes: int
+    """An upper estimate of the memory that its events take."""
+
+
+class ContextCache:
+    """The cached contexts by scope, the least recently used first; those of open blocks are never evicted."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._entries: OrderedDict[Scope, CacheEntry] = OrderedDict()
+        self._open: set[Scope] = set()
+        self._eviction_logged_at = -math.inf
+        self.bytes = 0
+        """The estimated bytes of memory of all cached contexts."""
+
+    def get(self, scope: Scope) -> CacheEntry | None:
+        """Return the entry of a scope; None if it has none."""
+        return self._entries.get(scope)
+
+    def entry_of(self, context: DecisionContext) -> CacheEntry:
+        """Return the entry of an open context.
+
+        Raises:
+            ScopeMoved: the context was rebuilt or removed meanwhile, so its decision is out of date.
+        """
+        known = self._entries.get(context.scope)
+        if known is None or known.context is not context:
+            raise ScopeMoved(f"scope {context.scope!r}: its context is out of date")
+        return known
+
+    def replace(self, scope: Scope, entry: CacheEntry) -> None:
+        """Cache a rebuilt context."""
+        self.invalidate(scope)
+        self._entries[scope] = entry
+        self.bytes += entry.bytes
+
+    def invalidate(self, scope: Scope) -> None:
+        """Remove the scope's context, so that the next decision rebuilds it."""
+        if known := self._entries.pop(scope, None):
+            self.bytes -= known.bytes
+
+    def resize(self, entry: CacheEntry, size: int) -> None:
+        """Record that the events of a context take `size` bytes now, whether it is still cached or not."""
+        if self._entries.get(entry.context.scope) is entry:
+            self.bytes += size - entry.bytes
+        entry.bytes = size
+
+    def mark_open(self, scope: Scope) -> None:
+        """Record that a decision uses the scope's context now."""
+        self._entries.move_to_end(scope)
+        self._open.add(scope)
+        self.evict()
+
+    def mark_closed(self, scope: Scope) -> None:
+        """Record that a decision ended, so that its context may be evicted."""
+        self._open.discard(scope)
+
+    def evict(self) -> None:
+        """Evict the least recently used contexts, except open ones, until the limits are met."""
+        if self._fits():
+            return
+        before = len(self._entries)
+        for scope in list(self._entries):
+            if scope not in self._open:
+                self.invalidate(scope)
+            if self._fits():
+                break
+        evicted = before - len(self._entries)
+        counters.evicted.add(evicted)
+        if evicted and before <= self._settings.context_max_scopes:
+            self._log_eviction(evicted)
+
+    def _fits(self) -> bool:
+        few_scopes = len(self._entries) <= self._settings.context_max_scopes
+        return few_scopes and self.bytes <= self._settings.context_cache_bytes
+
+    def _log_eviction(self, evicted: int) -> None:
+        """Log at most once in `EVICTION_LOG_INTERVAL` that contexts were evicted and must be read again."""
+        if (now := time.monotonic()) > self._eviction_logged_at + EVICTION_LOG_INTERVAL:
+            self._eviction_logged_at = now
+            logfire.warn(
+                "Evicted the contexts of {count} scopes: all together reach CONTEXT_CACHE_BYTES ({most})",
+                count=evicted,
+                most=self._settings.context_cache_bytes,
+            )
