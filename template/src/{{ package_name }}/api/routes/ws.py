@@ -11,7 +11,6 @@ with only a cursor means that the client has caught up. An action that this vers
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Generator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from typing import Any
 import logfire
 from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
 from logfire.propagate import attach_context
-from pydantic import ValidationError
 from pydantic_core import to_json
 
 from ...config import Settings
-from ...core.events import WebSocketEvent
 from ...infra.database import DatabaseUnavailable
 from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
 from ...infra.store.log import EventFilter
@@ -35,13 +32,12 @@ from ..auth import client_of, key_of, may_use_client
 from ..clients import HTTP_FORBIDDEN
 from ..clients import Client as Sender
 from ..deps import HubDep, SettingsDep, StoreDep
-from ..errors import UNAVAILABLE, error_response_of, format_errors, refuse
+from ..errors import UNAVAILABLE, error_response_of, refuse
 from ..hub import ClientTooSlow, Hub, TooManyClients
-from ..ids import id_error
-from ..incoming import allowed_meta
-from ..memory_limiter import MemoryLimiter, weight
+from ..memory_limiter import MemoryLimiter
 from ..rate_limits import RateLimited
 from ..request_body import MEMORY_FULL
+from ..ws_messages import parse, size_of
 
 TRY_AGAIN_LATER = 1013  # a close code of the registry of RFC 6455
 MAX_CLIENT_ID_LENGTH = 100  # characters
@@ -200,11 +196,11 @@ async def _receive(client: Client, store: EventStore) -> None:
 async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any]:
     """Publish one message as an event, and return the response."""
     try:
-        size = _size(text, client)
+        size = size_of(text, client.settings.api_max_body_bytes, client.memory)
         if not client.memory.try_acquire(size):
             return {"error": MEMORY_FULL}
         try:
-            event = _parse(text, client)
+            event = parse(text, client.id)
             client.sender.spend()
             await store.publish(event)
             usage.events.add(client.sender)
@@ -216,39 +212,6 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
         logfire.warn("The database is unavailable: {error}", error=str(error))
         return {"error": UNAVAILABLE}
     return {"ack": event.id}
-
-
-def _size(text: str, client: Client) -> int:
-    """Return an upper bound of the memory of a message, in bytes.
-
-    Raises:
-        InvalidEvent: the message is too large.
-    """
-    data, most = text.encode(errors="replace"), client.settings.api_max_body_bytes
-    if len(data) > most:
-        raise InvalidEvent(f"message: it is larger than {most} bytes; send less")
-    if (size := weight(data)) > client.memory.limit // 2:
-        raise InvalidEvent("message: it has too many values for API_MAX_INTAKE_BYTES; send less")
-    return size
-
-
-def _parse(text: str, client: Client) -> WebSocketEvent:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError for a thousand nested brackets
-        raise InvalidEvent('message: it is not JSON; send {"content": "..."}') from error
-    if not isinstance(data, dict) or "content" not in data:
-        raise InvalidEvent('content: it is missing; send {"content": "..."}')
-    fields: dict[str, Any] = {name: data[name] for name in ("id", "content") if name in data}
-    if "meta" in data:
-        fields["meta"] = allowed_meta(data["meta"])
-    try:
-        event = WebSocketEvent(source=f"ws:{client.id}", connection_id=client.id, **fields)
-    except ValidationError as error:
-        raise InvalidEvent(format_errors(error.errors())) from error
-    if refusal := id_error(event.id):
-        raise InvalidEvent(refusal)
-    return event
 
 
 async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:

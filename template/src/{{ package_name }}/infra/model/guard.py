@@ -19,8 +19,6 @@ from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings, merge_model_settings
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from ...config import Settings
 from ...core.units import Seconds
@@ -32,13 +30,13 @@ from .budget import Budget
 from .causes import Cause, advice, cause_of, retry_after_of
 from .models import build_model
 from .responses import InvalidResponse, require_content, valid_response
+from .retries import retry
 
 type Retry = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs a call, and retries it after a transient failure."""
 
 OFFLINE = "offline"
 CLIENT_TIMEOUT_MARGIN: Seconds = 1.0  # lets the client report its own timeout first
-BACKOFF = wait_random_exponential(multiplier=0.5, max=8)  # before a retry, in seconds
 
 
 class ModelState(NamedTuple):
@@ -221,37 +219,7 @@ class GuardedModel(WrapperModel):
             repeats = 0  # this request is the probe
 
         return merge_model_settings(given, ModelSettings(max_retries=0)), partial(
-            self._retry, repeats
-        )
-
-    async def _retry[Answer](self, repeats: int, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Make a call, and retry transient failures up to `repeats` times.
-
-        The first attempt runs without tenacity, whose setup takes a tenth of the CPU time of a request.
-        """
-        try:
-            return await call()
-        except ModelAPIError as error:
-            first = [error]
-
-        async def attempt() -> Answer:
-            if first:
-                raise first.pop()
-            return await call()
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._is_transient),
-            stop=stop_after_attempt(1 + repeats),
-            wait=_retry_delay,
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    def _is_transient(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, ModelAPIError)
-            and cause_of(error) == "outage"
-            and (retry_after_of(error) or 0.0) <= self._service.model_breaker_pause
+            retry, repeats, self._service.model_breaker_pause
         )
 
     @asynccontextmanager
@@ -304,9 +272,3 @@ class GuardedModel(WrapperModel):
         self.cause = cause
         log = logfire.error if cause == "misconfigured" else logfire.warn
         log("Decisions wait, " + as_template(what) + ". {error}", error=error)
-
-
-def _retry_delay(state: RetryCallState) -> Seconds:
-    error = state.outcome.exception() if state.outcome else None
-    asked = retry_after_of(error) if isinstance(error, ModelAPIError) else None
-    return asked or BACKOFF(state)

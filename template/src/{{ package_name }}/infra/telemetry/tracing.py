@@ -8,21 +8,22 @@ span, a log line, an event that it publishes, or an action at its end.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from logfire.propagate import attach_context
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, Span, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from ...core.events import Event
 from ...core.units import Scope
 from ..store import Token
+from .lazy_span import LazySpan
 from .spans import QUIET_OUTCOMES, records_details
 from .spans import TRACER as STEPS
 
@@ -222,58 +223,6 @@ class Decision:
         of = size and f" on {size} event{'' if size == 1 else 's'}"
         by = f" ({notes['trigger']})" if "trigger" in notes else ""
         return f"agent.decide{outcome} in scope {self._scope}{of}{by}"
-
-
-class LazySpan(Span):
-    """A span that starts on demand, for example for a child span."""
-
-    def __init__(self, started: Callable[[], Span]) -> None:
-        self._start_once = started
-
-    def get_span_context(self) -> SpanContext:
-        """Return the span's context, for child spans and published events."""
-        return self._start_once().get_span_context()
-
-    def is_recording(self) -> bool:
-        """Return whether the span is recorded."""
-        return self._start_once().is_recording()
-
-    def end(self, end_time: int | None = None) -> None:
-        """Do nothing: the decision ends its spans."""
-
-    def set_attributes(self, attributes: Any) -> None:
-        """Set some attributes."""
-        self._start_once().set_attributes(attributes)
-
-    def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Set one attribute."""
-        self._start_once().set_attribute(key, value)
-
-    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Add an event."""
-        self._start_once().add_event(name, attributes, timestamp)
-
-    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        """Add a link."""
-        self._start_once().add_link(context, attributes)
-
-    def update_name(self, name: str) -> None:
-        """Rename the span."""
-        self._start_once().update_name(name)
-
-    def set_status(self, status: Any, description: str | None = None) -> None:
-        """Set the status."""
-        self._start_once().set_status(status, description)
-
-    def record_exception(
-        self,
-        exception: BaseException,
-        attributes: Any = None,
-        timestamp: int | None = None,
-        escaped: bool = False,
-    ) -> None:
-        """Add an exception."""
-        self._start_once().record_exception(exception, attributes, timestamp, escaped)
 
 
 def _extract(traceparent: str) -> Context:
