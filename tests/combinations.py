@@ -29,8 +29,13 @@ from demo.render import REPOSITORY
 
 
 def offered_by(template: Path) -> dict[str, list[str]]:
-    """Return the choices of each question that has some, the default first."""
-    questions = yaml.safe_load((template / "copier.yml").read_text())
+    """Return the choices of each question of a template that has some, the default first."""
+    return offered_in((template / "copier.yml").read_text())
+
+
+def offered_in(text: str) -> dict[str, list[str]]:
+    """Return the choices of each question of a `copier.yml` that has some, the default first."""
+    questions = yaml.safe_load(text)
     found: dict[str, list[str]] = {}
     for name, question in questions.items():
         if not name.startswith("_") and "choices" in question:

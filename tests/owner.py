@@ -32,6 +32,92 @@ async def run_agent(store: EventStore, deps: ReflexDeps, locks: ScopedLocks) -> 
                     await memory.act(ctx, token, trigger="ours", output=output)
 '''
 
+LOOP = '''"""Our loop: a task for each event, and no two of one scope at the same time."""
+
+import asyncio
+from contextlib import aclosing
+
+import logfire
+
+from ..core.context import DecisionContext
+from ..core.deps import ReflexDeps
+from ..core.events import Event
+from ..core.types import Filter, Scope, Trigger
+from ..infra.locks import ScopedLocks
+from ..infra.memory import BUSY_DELAY, Memory, OnAction
+from ..infra.store import EventStore, Token
+from ..infra.tracing import deciding
+
+
+class NotYet(Exception):
+    """Our own error: the event is refused for now."""
+
+
+async def run_agent_loop(
+    store: EventStore,
+    deps: ReflexDeps,
+    relevant: Filter,
+    trigger: Trigger,
+    locks: ScopedLocks,
+    on_action: OnAction | None = None,
+) -> None:
+    """Handle the events that this store's subscriber is owed, a scope at a time."""
+    memory = Memory(store, locks, DecisionContext.restore, on_action)
+    busy: set[Scope] = set()
+    refused: set[str] = set()
+
+    def refuse_once(event: Event) -> None:
+        if event.id.endswith("-3") and event.id not in refused:
+            refused.add(event.id)
+            raise NotYet(event.id)
+
+    async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
+        if not relevant(event, ctx):
+            logfire.debug("filtered out")
+            memory.skip(token)
+            return
+        ctx.add(event)
+        output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
+        logfire.debug("decided {fired}", fired=output is not None, size=len(ctx.events))
+        if output is None:
+            await memory.hold(ctx, token)
+        else:
+            name = getattr(trigger, "__name__", "trigger")
+            action = await memory.act(ctx, token, trigger=name, output=output)
+            logfire.info("action {action_id}", action_id=action.id, scope=ctx.scope)
+
+    async def handle(event: Event, token: Token) -> None:
+        try:
+            refuse_once(event)
+            with deciding(event, token):
+                async with memory.settling(token), memory.open(event.scope) as ctx:
+                    await decide(ctx, event, token)
+        except NotYet:
+            await store.hand_back(token, delay=BUSY_DELAY)
+        finally:
+            busy.discard(event.scope)
+            store.look_again()
+
+    async with (
+        aclosing(store.subscribe(batch_size=deps.settings.agent_prefetch)) as events,
+        asyncio.TaskGroup() as group,
+    ):
+        async for event, token in events:
+            if event.scope in busy:
+                await store.pass_on(event.scope, token, seconds=BUSY_DELAY, for_room=True)
+                continue
+            busy.add(event.scope)
+            group.create_task(handle(event, token))
+'''
+"""A loop in the style of 0.1.0, with names that `EventStore` had between 0.1.0 and 0.2.0; all are deprecated."""
+
+OLD_NAMES = {
+    "EventStore.pass_on": "defer_scope",
+    "EventStore.look_again": "resume_deferred_scopes",
+    "EventStore.hand_back": "release",
+}
+"""The deprecated names that this loop calls, with their successors."""
+
 EVENT = '''class RoomEnteredEvent(BaseEvent):
     """Somebody entered a room."""
 

