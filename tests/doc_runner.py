@@ -232,7 +232,9 @@ class DocRunner:
                     return
             time.sleep(0.2)
         printed = self.served.read_text()[-5000:]
-        raise AssertionError(f"the service was not ready within {PATIENCE} s; it printed:\n{printed}")
+        raise AssertionError(
+            f"the service was not ready within {PATIENCE} s; it printed:\n{printed}"
+        )
 
     def stop(self) -> None:
         """End what runs in the background."""
