@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from my_agent.config import Settings
 from my_agent.infra.database import connect
+from my_agent.infra.store.backoff import NACK
 from my_agent.infra.store.byte_budget import READ_EVENTS
 from my_agent.infra.store.claim import (
     CLAIM,
@@ -27,11 +28,12 @@ from my_agent.infra.store.cursor import MAX_BIGINT
 from my_agent.infra.store.follow import FOLLOW
 from my_agent.infra.store.log import DISABLE_SORT, FIND, REPLAY
 from my_agent.infra.store.pages import PAGE, SCAN_LIMIT
-from my_agent.infra.store.scopes.drop import AGED, DROP
+from my_agent.infra.store.scopes.aged import AGED
+from my_agent.infra.store.scopes.drop import DROP
 from my_agent.infra.store.scopes.held import DEAD_LETTER, HELD
 from my_agent.infra.store.scopes.hold import HOLD
 from my_agent.infra.store.scopes.state import STATE
-from my_agent.infra.store.settle import ACK, NACK
+from my_agent.infra.store.settle import ACK
 from my_agent.infra.store.stats import EXACT_COUNT_LIMIT, STATS, STATUS
 from my_agent.migrations import migrate
 

@@ -9,11 +9,11 @@ import typer
 
 from .. import COMMAND
 from ..config import Settings, get_settings
+from ..development_database import ensure_database, require_url
 from ..infra.database import check_database
 from ..infra.process import heartbeat
 from ..infra.process.shutdown import exit_process
 from ..listening import urls_to_try
-from ..local import ensure_database, require_url
 from .output import confirm, echo, fail
 from .store import translate_errors
 

@@ -12,6 +12,7 @@ import asyncpg
 
 from .. import COMMAND
 from ..config import Settings
+from ..development_database import ensure_database
 from ..infra.database import (
     DATABASE_UNAVAILABLE,
     ReadTooSlow,
@@ -22,7 +23,6 @@ from ..infra.database import (
     unreachable,
 )
 from ..infra.store import EventConflict, EventStore, InvalidEvent
-from ..local import ensure_database
 from .lazy_logfire import configure
 from .output import CommandFailed
 

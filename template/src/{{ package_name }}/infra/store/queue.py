@@ -16,10 +16,11 @@ from ..process.background import BackgroundTasks
 from ..telemetry import counters
 from ..waits import bounded
 from . import claim, settle
+from .backoff import Backoff, nack
 from .consumer import Clock, Consumer, ConsumerConfig
-from .outage_backoff import FIRST_PAUSE, OutageBackoff
+from .outage_pause import FIRST_PAUSE, OutagePause
 from .requeues import Requeues
-from .settle import Backoff, Settler
+from .settle import Settler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -51,7 +52,7 @@ class SubscriberQueue:
             self._settings.event_max_attempts,
         )
         self._clock = Clock()
-        self._outage_backoff = OutageBackoff()
+        self._outage_pause = OutagePause()
         self.requeues = Requeues()
         """When deliveries of each scope last went back to the queue, so that its order must be checked."""
         self._drained = False
@@ -114,7 +115,7 @@ class SubscriberQueue:
         """Settle a delivery as failed; see `EventStore.nack`."""
         self.requeues.note(token)
         fetch = self._connections.by_index
-        dead = await settle.nack(fetch, self.subscriber, token, error, traceback, self._backoff)
+        dead = await nack(fetch, self.subscriber, token, error, traceback, self._backoff)
         self._after_commit([token], [token] if dead is None else [])
         if dead is not None:
             (counters.dead if dead else counters.failed).add(1)
@@ -145,7 +146,7 @@ class SubscriberQueue:
         Retries the release until the database is available, so that they spend no attempt. It gives up after a
         lease, or once the queue is drained: the leases then expire.
         """
-        pause = self._outage_backoff.next_pause()
+        pause = self._outage_pause.next_pause()
         self.pause(pause)
         deadline = time.monotonic() + self._settings.event_lease
         while True:

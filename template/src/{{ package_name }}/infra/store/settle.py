@@ -1,18 +1,13 @@
-"""Settles deliveries: ack and nack. Each statement requires the fence of the token."""
+"""Settles handled deliveries. The statement requires the fence of the token."""
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from ...core.units import Seconds
 from ..database import Fetch
 from ..telemetry import counters
-from ..text import storable, without_passwords
 from .claim import MATCHES_TOKENS, Token, columns, seqs
 from .dedicated import DedicatedConnection
 from .group_commit import GroupCommit
-
-MAX_ERROR_LENGTH = 10_000  # characters; an error may quote a whole event
 
 # Requires the fence, so a worker whose delivery was claimed again changes nothing.
 ACK = f"""
@@ -20,28 +15,6 @@ DELETE FROM deliveries d
  WHERE {MATCHES_TOKENS}
 RETURNING d.seq, d.fence
 """  # noqa: S608 - interpolates constant SQL only
-
-# Exponential backoff with jitter: the base delay doubles with each attempt up to the longest, and a random part
-# of up to a half is taken off, so that retries spread out.
-NACK = """
-UPDATE deliveries d
-   SET lease = NULL, error = $4, traceback = $5,
-       due_at = now() + least($6::float8 * power(2, least(attempts, 30) - 1), $7::float8)
-                        * (0.5 + random() / 2) * interval '1 second',
-       dead_at = CASE WHEN attempts >= $8::bigint THEN now() END
- WHERE d.subscriber = $1 AND d.seq = $2 AND d.fence = $3
-RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
-"""
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """The base and longest delay of a failed delivery, and its maximum of attempts."""
-
-    base: Seconds
-    longest: Seconds
-    attempts: int
-
 
 type CommitCallback = Callable[[bool | Exception], None]
 """The callback for a background commit. It gets False if a token was stale, or the error of the commit."""
@@ -101,29 +74,3 @@ class Settler:
 async def ack(fetch: Fetch, subscriber: str, tokens: Iterable[Token]) -> set[int]:
     """Ack deliveries in the caller's transaction; return the `seq` of each whose token was valid."""
     return seqs(await fetch(ACK, subscriber, *columns(tokens)))
-
-
-def elide_middle(text: str, max_length: int) -> str:
-    """Return a text of at most `max_length` characters, or its two ends with the number left out between them."""
-    if len(text) <= max_length:
-        return text
-    half = max_length // 2
-    return f"{text[:half]} ... ({len(text) - max_length} characters left out) ... {text[-half:]}"
-
-
-async def nack(
-    fetch: Fetch, subscriber: str, token: Token, error: str, traceback: str | None, backoff: Backoff
-) -> bool | None:
-    """Schedule a failed delivery's retry; return True if it is dead-lettered instead, None for a stale token."""
-    rows = await fetch(
-        NACK,
-        subscriber,
-        token.seq,
-        token.fence,
-        without_passwords(storable(elide_middle(error, MAX_ERROR_LENGTH))),
-        traceback and without_passwords(storable(traceback)),
-        backoff.base,
-        backoff.longest,
-        backoff.attempts,
-    )
-    return rows[0]["dead"] if rows else None

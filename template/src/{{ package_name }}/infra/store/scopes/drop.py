@@ -12,7 +12,7 @@ from typing import NamedTuple
 import logfire
 
 from ....core.events import AgentDroppedEvent, BaseEvent, EventMeta
-from ....core.units import Scope, Seconds
+from ....core.units import Scope
 from ...database import Fetch, Row
 from ...telemetry import counters
 from ..claim import MATCHES_TOKENS, Token, columns
@@ -21,16 +21,6 @@ from ..insert import insert_events
 
 MAX_ID_LENGTH = 200  # characters; only a statement that was run by hand stores longer ones
 MAX_DROP = 1_000  # deliveries in a transaction and ids in an event, about 40 kB
-
-# Continues after the last delivery of the chunk before, so that younger ones are read only once.
-AGED = """
-SELECT d.seq, d.fence, d.scope
-  FROM deliveries d
- WHERE d.subscriber = $1 AND d.held_at < now() - $2::float8 * interval '1 second'
-   AND (d.scope, d.seq) > ($3, $4::bigint)
- ORDER BY d.scope, d.seq
- LIMIT $5
-"""
 
 # The new version invalidates cached contexts: the number of held events could be the same again. Scopes are
 # locked first and by name, as all transactions do, which prevents deadlocks.
@@ -58,21 +48,6 @@ class HeldDeliveries(NamedTuple):
 
     scope: Scope
     tokens: Sequence[Token]
-
-
-async def find_aged(
-    fetch: Fetch, subscriber: str, age: Seconds, after: HeldDeliveries | None
-) -> list[HeldDeliveries]:
-    """Return at most `MAX_DROP` deliveries that were held for longer than `age` seconds.
-
-    Pass the last item of one call as `after` to the next.
-    """
-    last = (after.scope, after.tokens[-1].seq) if after else ("", 0)
-    rows = await fetch(AGED, subscriber, age, *last, MAX_DROP)
-    return [
-        HeldDeliveries(name, [Token(row["seq"], row["fence"]) for row in group])
-        for name, group in groupby(rows, itemgetter("scope"))
-    ]
 
 
 async def drop(

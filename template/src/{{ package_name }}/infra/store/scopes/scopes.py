@@ -11,7 +11,8 @@ import logfire
 from ...database import fetch_in
 from ...telemetry import counters
 from .act import act
-from .drop import HeldDeliveries, drop, find_aged, report
+from .aged import find_aged
+from .drop import HeldDeliveries, drop, report
 from .held import read_covered, read_held
 from .hold import HoldRequest, Holds
 from .state import ScopeMoved, read_state

@@ -8,7 +8,7 @@ FIRST_PAUSE: Seconds = 0.5
 MAX_PAUSE: Seconds = 30.0  # each failed decision may have paid for its model
 
 
-class OutageBackoff:
+class OutagePause:
     """Doubles the pause while failures follow each other."""
 
     def __init__(self) -> None:
