@@ -154,6 +154,7 @@ class Claiming:
     async def _claim(self) -> bool:
         """Claim for the free capacity; expired leases come first, each of them alone."""
         self._exhausted = self._emptied = False
+        self.deferrals.expire()  # also if nothing is claimed, or `_sleep` would end at once
         paused = time.monotonic() < self._paused_until
         if paused or self._in_flight.is_exclusive or self._in_flight.is_loop_stuck():
             return False
@@ -169,7 +170,6 @@ class Claiming:
 
     async def _claim_unleased(self, capacity: int) -> Sequence[Row]:
         who, types = self._config.subscriber, self._config.types
-        self.deferrals.expire()
         deferred, contested = self.deferrals.deferred() or None, self.deferrals.contested()
         # The statement needs what is in flight only to check contested scopes.
         in_flight = [token.seq for token in self._in_flight.tokens()] if contested else ()
