@@ -26,7 +26,8 @@ from my_agent.config import Settings
 from my_agent.core.events import Event, HTTPEvent
 from my_agent.infra.database import open_database
 from my_agent.infra.store import EventStore, Token
-from my_agent.infra.store.claim import claim, claim_expired
+from my_agent.infra.store.claim import claim
+from my_agent.infra.store.poison import claim_expired
 from my_agent.migrations import migrate
 
 from .conftest import a_database

@@ -16,18 +16,14 @@ from my_agent.config import Settings
 from my_agent.infra.database import connect
 from my_agent.infra.store.backoff import NACK
 from my_agent.infra.store.byte_budget import READ_EVENTS
-from my_agent.infra.store.claim import (
-    CLAIM,
-    END_OVERLONG_WAITS,
-    EXPIRED_LEASES,
-    NEXT_DUE,
-    RELEASE,
-    RENEW,
-)
+from my_agent.infra.store.claim import CLAIM, END_OVERLONG_WAITS, RELEASE
 from my_agent.infra.store.cursor import MAX_BIGINT
 from my_agent.infra.store.follow import FOLLOW
+from my_agent.infra.store.lease_renewal import RENEW
 from my_agent.infra.store.log import DISABLE_SORT, FIND, REPLAY
+from my_agent.infra.store.next_due import NEXT_DUE
 from my_agent.infra.store.pages import PAGE, SCAN_LIMIT
+from my_agent.infra.store.poison import EXPIRED_LEASES
 from my_agent.infra.store.scopes.aged import AGED
 from my_agent.infra.store.scopes.drop import DROP
 from my_agent.infra.store.scopes.held import DEAD_LETTER, HELD

@@ -14,9 +14,9 @@ from ..waits import bounded
 
 MIN_WAIT: Seconds = 0.1  # prevents a busy loop if the dependency asks for a wait of 0 s
 PAUSE_EVERY = 32  # failed decisions in a row, the default prefetch: little else can be due then
-FIRST_PAUSE: Seconds = 0.1
+FIRST_ROW_PAUSE: Seconds = 0.1  # of claims, after a row of failed decisions
 UNGUARDED_WAIT: Seconds = 5.0  # for a model without a circuit breaker
-MAX_PAUSE: Seconds = 1.0  # also delays events that need no dependency
+MAX_ROW_PAUSE: Seconds = 1.0  # also delays events that need no dependency
 
 
 # A missing answer counts as an outage. But a provider that answers other events may fail on this one's content.
@@ -64,7 +64,7 @@ class OutageDeferrals:
         await self._store.queue.defer(*tokens, seconds=seconds)
         rounds, rest = divmod(self._in_a_row, PAUSE_EVERY)
         if not rest:
-            self._store.pause(min(FIRST_PAUSE * 2 ** min(rounds - 1, 10), MAX_PAUSE))
+            self._store.pause(min(FIRST_ROW_PAUSE * 2 ** min(rounds - 1, 10), MAX_ROW_PAUSE))
 
 
 def find_outage(error: BaseException) -> Unavailable | None:

@@ -12,8 +12,8 @@ import logfire
 from ...core.units import Seconds
 from ..text import describe
 
-MIN_PAUSE: Seconds = 0.5
-MAX_PAUSE: Seconds = 30.0
+MIN_RESTART_PAUSE: Seconds = 0.5
+MAX_RESTART_PAUSE: Seconds = 30.0
 RESET_AFTER: Seconds = 60.0  # a run of this length resets the backoff
 REPORT_TIMEOUT: Seconds = 5.0  # a report must not delay the restart for longer
 
@@ -42,7 +42,7 @@ class Supervised:
 
         If a run ends for any other reason, log it and restart after a pause that doubles each time.
         """
-        pause = MIN_PAUSE
+        pause = MIN_RESTART_PAUSE
         try:
             while not self._stopping.is_set():
                 self.state, began = "running", time.monotonic()
@@ -50,10 +50,10 @@ class Supervised:
                 if self._stopping.is_set():
                     return
                 if time.monotonic() - began > RESET_AFTER:
-                    pause = MIN_PAUSE
+                    pause = MIN_RESTART_PAUSE
                 await self._report(error, pause)
                 await self._pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only jitter
-                pause = min(pause * 2, MAX_PAUSE)
+                pause = min(pause * 2, MAX_RESTART_PAUSE)
                 self.restarts += 1
         finally:
             self.state = "stopped"

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from ...core.units import Scope, Seconds
 from ..database import Fetch, Row
-from ..telemetry import counters
 from .codec import EVENT_COLUMNS
 
 
@@ -108,56 +107,9 @@ SELECT {EVENT_COLUMNS}, c.fence, c.attempts
  ORDER BY e.seq
 """  # noqa: S608 - interpolates constant SQL only
 
-# An expired lease means that its worker died or hung. Any of its events in flight may be the cause, so each
-# is claimed alone from now on. Only a lease that expires again while alone counts as an attempt.
-CLAIM_EXPIRED = f"""
-WITH picked AS (
-    SELECT d.ctid
-      FROM deliveries d
-     WHERE d.subscriber = $1 AND {expired("$2")}
-       AND ($3::text[] IS NULL
-            OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($3))
-     ORDER BY d.seq
-     LIMIT 1
-       FOR UPDATE OF d SKIP LOCKED
-), claimed AS (
-    UPDATE deliveries d
-       SET due_at = now() + $2::float8 * interval '1 second',
-           attempts = attempts + (d.lease = 'alone')::int,
-           fence = {NEW_FENCE}, lease = 'alone'
-     WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING d.seq, d.fence, d.attempts
-)
-SELECT {EVENT_COLUMNS}, c.fence, c.attempts
-  FROM claimed c JOIN events e ON e.seq = c.seq
-"""  # noqa: S608 - interpolates constant SQL only
-
-# Dead-letters poison events: their lease expired while they were alone, and their attempts are spent.
-DEAD_LETTER_POISON = f"""
-UPDATE deliveries d
-   SET lease = NULL, dead_at = now(), fence = {NEW_FENCE},
-       error = 'worker died: the process ended, or hung, while it handled this event'
- WHERE d.subscriber = $1 AND {expired("$3")} AND d.lease = 'alone' AND d.attempts >= $2
-RETURNING d.seq
-"""  # noqa: S608 - interpolates constant SQL only
-
-EXPIRED_LEASES = f"""
-SELECT FROM deliveries d
- WHERE d.subscriber = $1 AND {expired("$3")}
-   AND ($2::text[] IS NULL
-        OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($2))
- LIMIT 1
-"""  # noqa: S608 - interpolates constant SQL only
-
-NEXT_DUE = f"""
-SELECT extract(epoch FROM min(d.due_at) - now())::float8 AS seconds
-  FROM deliveries d
- WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND {IS_PENDING}
-"""  # noqa: S608 - interpolates constant SQL only
-
 # Keeps the delivery's order: without a delay it is due at `epoch` and so claimed by `seq`. With a delay, the
 # error of an earlier attempt is cleared: in relaxed order, later ones overtake a delivery that has an error
-# (see `hold.STATE`).
+# (see `scopes.state.STATE`).
 RELEASE = f"""
 UPDATE deliveries d
    SET lease = NULL, attempts = greatest(attempts - 1, 0),
@@ -167,14 +119,6 @@ UPDATE deliveries d
  WHERE {MATCHES_TOKENS} AND {IS_LEASED}
 RETURNING d.seq, d.fence
 """  # noqa: S608 - interpolates constant SQL only
-
-RENEW = f"""
-UPDATE deliveries d
-   SET due_at = now() + $4::float8 * interval '1 second'
- WHERE {MATCHES_TOKENS} AND {IS_LEASED}
-RETURNING d.seq, d.fence
-"""  # noqa: S608 - interpolates constant SQL only
-
 
 # Ends waits that are longer than any wait set today. Either a clock was set back, or a release before 0.2
 # stored an unbounded `Retry-After` of a provider.
@@ -208,33 +152,9 @@ async def claim(
     return await fetch(CLAIM, subscriber, limit, lease, types, *scopes, concurrent)
 
 
-async def claim_expired(
-    fetch: Fetch, subscriber: str, lease: Seconds, types: list[str] | None, max_attempts: int
-) -> Sequence[Row]:
-    """Claim one delivery whose lease expired, after dead-lettering the poison events."""
-    poison = await fetch(DEAD_LETTER_POISON, subscriber, max_attempts, lease)
-    counters.dead.add(len(poison))
-    rows = await fetch(CLAIM_EXPIRED, subscriber, lease, types)
-    counters.lease_expired.add(len(poison) + len(rows))
-    return rows
-
-
 def claimed_at(fence: int) -> float:
     """Return when a fence was set, in seconds since 1970, by the database's clock."""
     return fence / 1_000_000
-
-
-async def any_expired(
-    fetch: Fetch, subscriber: str, types: list[str] | None, lease: Seconds
-) -> bool:
-    """Return whether any lease has expired."""
-    return bool(await fetch(EXPIRED_LEASES, subscriber, types, lease))
-
-
-async def next_due(fetch: Fetch, subscriber: str) -> Seconds | None:
-    """Return the seconds until the next retried or deferred delivery is due; None if there is none."""
-    rows = await fetch(NEXT_DUE, subscriber)
-    return rows[0]["seconds"]
 
 
 async def release(
@@ -255,11 +175,6 @@ async def release(
 async def end_overlong_waits(fetch: Fetch, subscriber: str, longest: Seconds) -> int:
     """Make deliveries due now that would wait for more than `longest` seconds; return their number."""
     return len(await fetch(END_OVERLONG_WAITS, subscriber, longest))
-
-
-async def renew(fetch: Fetch, subscriber: str, tokens: Iterable[Token], lease: Seconds) -> set[int]:
-    """Renew leases for `lease` seconds; return the `seq` of each whose token is still valid."""
-    return seqs(await fetch(RENEW, subscriber, *columns(tokens), lease))
 
 
 def columns(tokens: Iterable[Token]) -> tuple[list[int], list[int]]:

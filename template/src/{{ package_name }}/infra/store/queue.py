@@ -18,7 +18,7 @@ from ..waits import bounded
 from . import claim, settle
 from .backoff import Backoff, nack
 from .consumer import Clock, Consumer, ConsumerConfig
-from .outage_pause import FIRST_PAUSE, OutagePause
+from .outage_pause import FIRST_DECISION_PAUSE, OutagePause
 from .requeues import Requeues
 from .settle import Settler
 
@@ -156,7 +156,7 @@ class SubscriberQueue:
                 logfire.warn("Deliveries were not released: {error}", error=str(error))
             if self._drained or time.monotonic() > deadline:
                 return self.settled(tokens)
-            await asyncio.sleep(FIRST_PAUSE)
+            await asyncio.sleep(FIRST_DECISION_PAUSE)
 
     async def defer(self, *tokens: Token, seconds: Seconds) -> None:
         """Release deliveries, and claim nothing of their scopes for `seconds`.
