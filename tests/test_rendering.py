@@ -155,7 +155,9 @@ def test_the_template_needs_no_trust() -> None:
     assert not re.findall(r"^_(tasks|migrations|jinja_extensions):", text, re.MULTILINE)
 
 
-IN_A_FUNCTION = {"development_database.py.jinja": "one statement more starts the server of the locks"}
+IN_A_FUNCTION = {
+    "development_database.py.jinja": "one statement more starts the server of the locks"
+}
 """Files that branch within a function, with the reason."""
 
 

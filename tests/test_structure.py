@@ -21,11 +21,9 @@ LONG: dict[str, str] = {
     "infra/database.py": "it opens every kind of connection, and agents import its names from here",
     "infra/model/guard.py": "breaker, budget and usage wrap one request, and their order matters",
     "infra/process/embedded.py": "starting a server, sharing it between processes and ending it is one protocol",
-    "infra/store/claim.py": "the statements that claim, explained line by line, belong beside each other",
     "infra/store/codec.py": "encoding reads back what it wrote, so both directions belong together",
-    "infra/store/consumer.py": "it is being split",
     "infra/store/queue.py": "it is one subscriber's side of the store, and shares the tokens in flight",
-    "infra/store/store.py": "it is being split",
+    "infra/store/store.py": "it is the face that agents use: signatures and their docstrings, each body a line",
     "infra/telemetry/requests.py": "it is one middleware: the span, the log line and the metric of a request",
     "migrations/indexes.py": "building an index concurrently is one procedure, from its locks to its repair",
 }
