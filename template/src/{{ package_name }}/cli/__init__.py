@@ -1,7 +1,4 @@
-"""The command line: run the service, migrate its database, publish and read events, manage its queue.
-
-Exit codes: 0 for success, 1 for a failure, with one sentence on standard error, 2 for wrong usage, 130 for an interrupt.
-"""
+"""The entry point of the command line; it loads the commands as late as it can."""
 
 import sys
 

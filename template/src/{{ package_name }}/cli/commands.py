@@ -1,4 +1,7 @@
-"""All commands, and the messages for their errors."""
+"""The command line: run the service, migrate its database, publish and read events, manage its queue.
+
+Exit codes: 0 for success, 1 for a failure, with one sentence on standard error, 2 for wrong usage, 130 for an interrupt.
+"""
 
 import os
 import sys
@@ -17,7 +20,6 @@ from ..config import Settings, get_settings
 from ..infra.database import StartupError
 from ..infra.text import one_line, without_passwords
 from ..settings_sources import find_misspelt
-from . import __doc__ as explained
 from . import events, queue, service, why
 from .output import CommandFailed, OutputClosed, discard, fail, warn
 from .store import describe
@@ -48,7 +50,7 @@ def _one_line_errors() -> Generator[None]:
 
 app = Typer(
     cls=Commands,
-    help=explained,
+    help=__doc__,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -6,10 +6,9 @@ After a crash, or on another worker, it is rebuilt from the database. Only `scra
 from bisect import insort
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, JsonValue, model_validator
+from pydantic import BaseModel, Field, JsonValue, PrivateAttr, model_validator
 
 from .events import Event, utc_now
 from .prompt import MAX_PROMPT_BYTES, MIN_LINE_BYTES, SUMMARY_SHARE, block, in_json, named
@@ -25,13 +24,6 @@ def _position(event: Event) -> tuple[datetime, int]:
 def _sorted(events: list[Event]) -> list[Event]:
     """Return the events in order of `(timestamp, seq)`, each id once."""
     return sorted({event.id: event for event in events}.values(), key=_position)
-
-
-def _insert(events: list[Event], event: Event) -> None:
-    if not events or events[-1].timestamp < event.timestamp:
-        events.append(event)  # the usual case
-    else:
-        insort(events, event, key=_position)
 
 
 def _as_line(event: Event) -> str:
@@ -51,24 +43,13 @@ class DecisionContext(BaseModel):
     created_at: datetime = Field(default_factory=utc_now)
     last_action_at: datetime | None = None
 
-    # Cached properties, since reading Pydantic's private attributes takes longer than using their values.
-
-    @cached_property
-    def _ids(self) -> set[str]:
-        return {event.id for event in self.events}
-
-    @cached_property
-    def _past(self) -> list[Event]:
-        """The events that were acted on, in order."""
-        return []
-
-    @cached_property
-    def _clock(self) -> Callable[[], datetime]:
-        return utc_now
-
-    @cached_property
-    def _max_prompt_bytes(self) -> int:
-        return MAX_PROMPT_BYTES
+    _ids: set[str] = PrivateAttr(default_factory=set[str])
+    """The ids of `events`, up to date after each `add`."""
+    _past: list[Event] = PrivateAttr(default_factory=list[Event])
+    """The events that were acted on, in order."""
+    _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
+    """Returns the database's time. Its default has a factory, since Pydantic binds a plain function like a method."""
+    _max_prompt_bytes: int = PrivateAttr(default=MAX_PROMPT_BYTES)
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -78,7 +59,7 @@ class DecisionContext(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values for the fields in `update`; shallow unless `deep`."""
         copied = super().model_copy(update=update, deep=deep)
-        vars(copied).pop("_ids", None)  # `update` may have replaced the events
+        copied._ids = set()  # `update` may have replaced the events
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -97,16 +78,23 @@ class DecisionContext(BaseModel):
         clock: Callable[[], datetime],
     ) -> "DecisionContext":
         """Build a context from a scope's held and recent events, notes and last action."""
-        context = cls.model_construct(
+        context = cls.model_construct(  # the store has validated the events
             scope=scope,
             events=_sorted(events),
             scratch=scratch,
             created_at=clock(),
             last_action_at=last_action_at,
         )
-        context._past = _sorted([event for event in recent if event.id not in context._ids])
+        held = {event.id for event in events}
+        context._past = _sorted([event for event in recent if event.id not in held])
         context._clock = clock
         return context
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the fields, without the clock and the events that were acted on."""
+        return type(self) is type(other) and all(
+            getattr(self, name) == getattr(other, name) for name in type(self).model_fields
+        )
 
     def now(self) -> datetime:
         """Return the database's time, as the store estimates it."""
@@ -114,11 +102,12 @@ class DecisionContext(BaseModel):
 
     def add(self, event: Event) -> None:
         """Insert an event in order of `(timestamp, seq)`, unless it is there already."""
-        if len(self._ids) != len(self.events):  # the list was changed directly
-            self._ids = {known.id for known in self.events}
-        if event.id not in self._ids:
-            self._ids.add(event.id)
-            _insert(self.events, event)
+        ids = self._ids
+        if len(ids) != len(self.events):  # the list was changed directly
+            ids = self._ids = {known.id for known in self.events}
+        if event.id not in ids:
+            ids.add(event.id)
+            insort(self.events, event, key=_position)
 
     def window(self, seconds: Seconds) -> list[Event]:
         """Return the context's events that were recorded in the last `seconds`."""

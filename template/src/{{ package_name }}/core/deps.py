@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from json import dumps
 from typing import TYPE_CHECKING
@@ -48,10 +48,7 @@ class ReflexDeps:
 
     def within(self, scope: Scope, action_id: str) -> "ReflexDeps":
         """Return the same dependencies for one decision in `scope`."""
-        one = object.__new__(type(self))
-        # `dataclasses.replace` would take as long as many decisions, since it sets each field again.
-        vars(one).update(vars(self), scope=scope, action_id=action_id, _effects={})
-        return one
+        return replace(self, scope=scope, action_id=action_id)
 
     def idempotency_key(self, effect: str, *content: str) -> str:
         """Return a key by which a receiver detects that an external effect is repeated.

@@ -7,6 +7,7 @@ are JSON escapes. So data cannot contain either line, and the same context makes
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -36,25 +37,13 @@ BRACKETS = "<>\ufe64\ufe65\uff1c\uff1e"  # the last four look like the first two
 HIDDEN = re.compile(f"[{UNSEEN}]")
 HOSTILE = re.compile(f"[{UNSEEN}{BRACKETS}]")
 PLAIN_NAME = re.compile(r"[\w.:@/+-]+")
+ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}  # all others are numbers
 HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-f]{0,3})?$")
-
-
-class _Escapes(dict[str, str]):
-    """Caches the escape of each character, since a hostile text has thousands of the same."""
-
-    def __missing__(self, character: str) -> str:
-        units = character.encode("utf-16-be", "surrogatepass")
-        pairs = zip(units[::2], units[1::2], strict=True)
-        self[character] = escaped = "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs)
-        return escaped
-
-
-ESCAPES = _Escapes({"\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 def escape(text: str) -> str:
     """Return the text as one visible line, which cannot end a block of data."""
-    return HOSTILE.sub(lambda found: ESCAPES[found[0]], text)
+    return HOSTILE.sub(lambda found: _escape(found[0]), text)
 
 
 def as_data(text: str, max_bytes: int = MAX_PROMPT_BYTES) -> str:
@@ -117,7 +106,16 @@ def _without_marks(line: str) -> str:
         line = line.replace(mark, escape(mark))
     if line.isascii() and line.isprintable():
         return line  # the usual case
-    return HIDDEN.sub(lambda found: "\t" if found[0] == "\t" else ESCAPES[found[0]], line)
+    return HIDDEN.sub(lambda found: "\t" if found[0] == "\t" else _escape(found[0]), line)
+
+
+@cache  # a hostile text has thousands of the same
+def _escape(character: str) -> str:
+    if character in ESCAPES:
+        return ESCAPES[character]
+    units = character.encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs)
 
 
 def _fit(lines: Sequence[str], room: int, write: Callable[[str], str]) -> list[str]:
