@@ -3,6 +3,7 @@
 import asyncio
 
 from ...core.units import Seconds
+from ..database import DatabaseUnavailable, was_database_wait
 
 
 class Deadlines:
@@ -24,6 +25,20 @@ class Deadlines:
         if self._timer is None:
             self._timer = loop.call_at(self._ends[block], self._expire, loop)
         return block
+
+    def check(self, block: asyncio.Timeout, error: BaseException) -> None:
+        """Name the limit if `error` ended the block because of it.
+
+        Raises:
+            TimeoutError: the block exceeded its time limit.
+            DatabaseUnavailable: it did so while it waited for the database.
+        """
+        if not (block.expired() and isinstance(error, TimeoutError)):
+            return
+        message = f"the decision took longer than {self.limit:g} s"
+        if was_database_wait(error.__cause__):
+            raise DatabaseUnavailable(f"{message}, and waited for it at the end") from error
+        raise TimeoutError(message) from error
 
     def end(self, block: asyncio.Timeout) -> None:
         """Remove a block that has ended."""

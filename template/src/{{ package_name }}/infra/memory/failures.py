@@ -39,7 +39,7 @@ def handling() -> tuple[Token, ...]:
 
 @dataclass
 class Settling:
-    """The block of `Memory.settling`: a class, since a generator would take longer than most decisions."""
+    """The block of `Memory.settling`."""
 
     store: EventStore
     tokens: tuple[Token, ...]

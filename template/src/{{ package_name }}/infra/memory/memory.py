@@ -6,6 +6,8 @@ a crash before its commit the decision is only taken again.
 """
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Self
 from uuid import NAMESPACE_OID, uuid5
@@ -22,7 +24,6 @@ from ..telemetry.tracing import current_decision, note
 from ..text import jsonable, storable
 from .cache import CacheEntry, ContextCache
 from .commits import BackgroundCommits
-from .context_block import ContextBlock
 from .deadlines import Deadlines
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
 from .failures import Settling, handling
@@ -71,7 +72,8 @@ class Memory:
         """
         return Settling(self._store, tokens, self._outages)
 
-    def open(self, scope: Scope) -> ContextBlock:
+    @asynccontextmanager
+    async def open(self, scope: Scope) -> AsyncGenerator[DecisionContext]:
         """Provide the scope's context, under its lock and within the time limit of a decision.
 
         With locks across processes, the context is as current as the database. Otherwise changes by other
@@ -84,8 +86,21 @@ class Memory:
             TimeoutError: the decision exceeded its time limit.
             DatabaseUnavailable: it did so while it waited for the database or a connection.
         """
-        turn = self._locks.acquire(scope, wait=False)
-        return ContextBlock(scope, turn, self._deadlines, self.load, self._close)
+        async with self._locks.acquire(scope, wait=False):
+            deadline = self._deadlines.start()
+            try:
+                async with deadline:
+                    context = await self.load(scope)
+                    if decision := current_decision():
+                        decision.filter_starts()
+                    yield context
+            except BaseException as error:
+                self.invalidate(scope)
+                self._deadlines.check(deadline, error)
+                raise
+            finally:
+                self._deadlines.end(deadline)
+                self._cache.mark_closed(scope)
 
     async def load(self, scope: Scope) -> DecisionContext:
         """Return the scope's context: the cached one if it is current, or a rebuilt one.
@@ -134,12 +149,6 @@ class Memory:
     def invalidate(self, scope: Scope) -> None:
         """Remove the scope's context from the cache, so that the next decision rebuilds it."""
         self._cache.invalidate(scope)
-
-    def _close(self, scope: Scope, failed: bool) -> None:
-        """Record that the block of a decision ended."""
-        self._cache.mark_closed(scope)
-        if failed:
-            self.invalidate(scope)
 
     def action_id(self, context: DecisionContext) -> str:
         """Return the id of this context's next action, which is the same on every retry.
