@@ -107,7 +107,10 @@ class DecisionContext(BaseModel):
             ids = self._ids = {known.id for known in self.events}
         if event.id not in ids:
             ids.add(event.id)
-            insort(self.events, event, key=_position)
+            if not self.events or _position(self.events[-1]) < _position(event):
+                self.events.append(event)
+            else:  # it is older than another one
+                insort(self.events, event, key=_position)
 
     def window(self, seconds: Seconds) -> list[Event]:
         """Return the context's events that were recorded in the last `seconds`."""

@@ -127,8 +127,8 @@ class Memory:
         In one process, the deliveries of a scope arrive in order until one goes back to the queue. They do so
         again once a decision on a later one was checked.
         """
-        requeue = self._store.queue.requeues.last(known.context.scope)
-        in_order = known.checked > requeue.at and known.last_seq >= requeue.seq
+        requeues = self._store.queue.requeues
+        in_order = requeues.none_since(known.context.scope, known.checked, known.last_seq)
         if self._locks.across_processes or not in_order:
             return 0.0
         return known.checked + self._settings.context_trusted

@@ -67,7 +67,7 @@ class InFlight:
     def __contains__(self, token: Token) -> bool:
         """Return whether this claim is in flight, as opposed to another one of the same event."""
         found = self._deliveries.get(token.seq)
-        return found is not None and found.token == token
+        return found is not None and found.token.fence == token.fence
 
     @property
     def is_exclusive(self) -> bool:

@@ -220,7 +220,10 @@ class SubscriberQueue:
 
     def consumer_of(self, *tokens: Token) -> Consumer | None:
         """Return the consumer that has one of these deliveries in flight, or None."""
-        return next((each for each in self._consumers if each.has(tokens)), None)
+        for consumer in self._consumers:
+            if consumer.has(tokens):
+                return consumer
+        return None
 
     def in_flight(self) -> list[Delivery]:
         """Return the deliveries that this process has in flight."""

@@ -21,6 +21,9 @@ class LastRequeue(NamedTuple):
     seq: int
 
 
+NEVER = LastRequeue(0.0, 0)
+
+
 class Requeues:
     """Keeps the last requeue of each scope."""
 
@@ -35,7 +38,7 @@ class Requeues:
         if not token.scope:
             self._all_at = max(self._all_at, now)
             return
-        last = self._by_scope.get(token.scope, LastRequeue(0.0, 0))
+        last = self._by_scope.get(token.scope, NEVER)
         self._by_scope[token.scope] = LastRequeue(now, max(last.seq, token.seq))
         self._by_scope.move_to_end(token.scope)
         if len(self._by_scope) > MAX_TRACKED_SCOPES:
@@ -46,7 +49,10 @@ class Requeues:
         """Record that the answer to a claim was lost: its deliveries go back when their leases expire."""
         self._all_at = time.monotonic() + lease
 
-    def last(self, scope: Scope) -> LastRequeue:
-        """Return the last requeue of a scope, which may lie in the future after `note_all`."""
-        last = self._by_scope.get(scope, LastRequeue(0.0, 0))
-        return last._replace(at=max(last.at, self._all_at))
+    def none_since(self, scope: Scope, checked: float, seq: int) -> bool:
+        """Return whether no delivery of a scope went back after `checked`, nor one after `seq` before that.
+
+        After `note_all`, deliveries of all scopes may go back until some time in the future.
+        """
+        last = self._by_scope.get(scope, NEVER)
+        return checked > last.at and checked > self._all_at and seq >= last.seq
