@@ -10,6 +10,7 @@ span, a log line, an event that it publishes, or an action at its end.
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
@@ -28,9 +29,11 @@ from .spans import QUIET_OUTCOMES, records_details
 from .spans import TRACER as STEPS
 
 TRACEPARENT = "traceparent"
-DECISION = context.create_key("decision")
 TRACER = trace.get_tracer(__name__)
 INFO = 9  # OpenTelemetry's severity number, as Logfire stores it
+
+_current: ContextVar["Decision | None"] = ContextVar("decision", default=None)
+"""The decision whose block is running."""
 
 
 def continuing(traceparent: str | None) -> AbstractContextManager[None]:
@@ -58,8 +61,7 @@ def note(**attributes: str | int) -> None:
 
 def current_decision() -> "Decision | None":
     """Return the decision whose block is running; None outside of one."""
-    found = context.get_value(DECISION)
-    return found if isinstance(found, Decision) else None
+    return _current.get()
 
 
 class Decision:
@@ -83,9 +85,9 @@ class Decision:
     def __enter__(self) -> Self:
         """Start the decision; its span starts with the first trace, log or event in the block."""
         self._started_at = time.time_ns()
-        self._within = trace.set_span_in_context(
-            LazySpan(self._start_once), context.set_value(DECISION, self)
-        )
+        self._outer_decision = _current.get()
+        _current.set(self)
+        self._within = trace.set_span_in_context(LazySpan(self._start_once))
         self._outside = context.attach(self._within)
         return self
 
@@ -97,6 +99,7 @@ class Decision:
     ) -> None:
         """End the started spans; a quiet decision without one gets a span only if details are recorded."""
         context.detach(self._outside)
+        _current.set(self._outer_decision)
         quiet = self.notes.get("outcome") in QUIET_OUTCOMES
         if self._span is None and not quiet:
             self._start_once()
