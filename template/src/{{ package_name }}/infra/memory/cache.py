@@ -4,6 +4,8 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
+from uuid import NAMESPACE_OID, uuid5
 
 import logfire
 
@@ -32,6 +34,12 @@ class CacheEntry:
     """The `seq` up to which no earlier delivery was unsettled then."""
     bytes: int
     """An upper estimate of the memory that its events take."""
+
+    def next_action_id(self, subscriber: str) -> str:
+        """Return the id of the context's next action, which is the same on every retry."""
+        events = self.context.events
+        first = events[0].id if events else ""
+        return _action_id(subscriber, self.context.scope, self.version, first)
 
 
 class ContextCache:
@@ -115,3 +123,8 @@ class ContextCache:
                 count=evicted,
                 most=self._settings.context_cache_bytes,
             )
+
+
+@lru_cache(maxsize=1_000)
+def _action_id(subscriber: str, scope: Scope, version: int, first: str) -> str:
+    return str(uuid5(NAMESPACE_OID, f"{subscriber}/{scope}/{version}/{first}"))

@@ -8,9 +8,7 @@ a crash before its commit the decision is only taken again.
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Self
-from uuid import NAMESPACE_OID, uuid5
 
 from ...core.context import DecisionContext
 from ...core.events import ActionEvent
@@ -163,9 +161,7 @@ class Memory:
         return self._next_id(context)
 
     def _next_id(self, context: DecisionContext) -> str:
-        first = context.events[0].id if context.events else ""
-        version = self._cache.entry_of(context).version
-        return _action_id(self._store.subscriber, context.scope, version, first)
+        return self._cache.entry_of(context).next_action_id(self._store.subscriber)
 
     async def hold(self, context: DecisionContext, *tokens: Token) -> None:
         """Hold events in the context's scope, with its notes, until the next action.
@@ -248,8 +244,3 @@ class Memory:
             covers=[event.id for event in context.events],
             meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
         )
-
-
-@lru_cache(maxsize=1_000)
-def _action_id(subscriber: str, scope: Scope, version: int, first: str) -> str:
-    return str(uuid5(NAMESPACE_OID, f"{subscriber}/{scope}/{version}/{first}"))
