@@ -41,10 +41,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import the mapped tables on first use, since that loads SQLAlchemy."""
-    if name in {"EventRecord", "StoreBase"}:
-        from . import schema
+if not TYPE_CHECKING:  # or the type checker would take any name for one of this package
 
-        return getattr(schema, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import the mapped tables on first use, since that loads SQLAlchemy."""
+        if name in {"EventRecord", "StoreBase"}:
+            from . import schema
+
+            return getattr(schema, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
