@@ -123,7 +123,7 @@ async def report(store: EventStore) -> dict[str, dict[str, list[str]]]:
 
 
 async def until(store: EventStore, held: int | None = None) -> None:
-    """Wait until no event is owed but for so many held ones, or for any number of those."""
+    """Wait until no delivery is pending or in flight, and `held` are held; None for any number."""
     async with asyncio.timeout(PATIENCE):
         while True:
             [stats] = await store.stats()

@@ -26,7 +26,7 @@ from my_agent.infra.store.pages import PAGE, SCAN_LIMIT
 from my_agent.infra.store.poison import EXPIRED_LEASES
 from my_agent.infra.store.scopes.aged import AGED
 from my_agent.infra.store.scopes.drop import DROP
-from my_agent.infra.store.scopes.held import DEAD_LETTER, HELD
+from my_agent.infra.store.scopes.held_events import DEAD_LETTER, HELD
 from my_agent.infra.store.scopes.hold import HOLD
 from my_agent.infra.store.scopes.state import STATE
 from my_agent.infra.store.settle import ACK

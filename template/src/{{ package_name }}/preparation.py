@@ -1,4 +1,4 @@
-"""Check that the service can start, and migrate its database in development."""
+"""Checks that the service can start, and migrates its database in development."""
 
 from collections.abc import Callable
 

@@ -4,7 +4,7 @@ After a crash, or on another worker, it is rebuilt from the database. Only `scra
 """
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -43,6 +43,8 @@ class DecisionContext(BaseModel):
     created_at: datetime = Field(default_factory=utc_now)
     last_action_at: datetime | None = None
 
+    _ids: set[str] = PrivateAttr(default_factory=set[str])
+    """The ids of `events`, up to date after each `add`."""
     _past: list[Event] = PrivateAttr(default_factory=list[Event])
     """The events that were acted on, in order."""
     _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
@@ -53,6 +55,12 @@ class DecisionContext(BaseModel):
     def _order(self) -> Self:
         self.events = _sorted(self.events)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values for the fields in `update`; shallow unless `deep`."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._ids = set()  # `update` may have replaced the events
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy everything except the clock, which belongs to the store and its connections."""
@@ -84,6 +92,8 @@ class DecisionContext(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         """Compare the fields, without the clock and the events that were acted on."""
+        if not isinstance(other, DecisionContext):
+            return NotImplemented
         return type(self) is type(other) and all(
             getattr(self, name) == getattr(other, name) for name in type(self).model_fields
         )
@@ -94,10 +104,15 @@ class DecisionContext(BaseModel):
 
     def add(self, event: Event) -> None:
         """Insert an event in order of `(timestamp, seq)`, unless it is there already."""
-        position = _position(event)
-        if not self.events or _position(self.events[-1]) < position:
+        ids = self._ids
+        if len(ids) != len(self.events):  # the list was changed directly
+            ids = self._ids = {known.id for known in self.events}
+        if event.id in ids:
+            return
+        ids.add(event.id)
+        if not self.events or _position(self.events[-1]) < _position(event):
             self.events.append(event)  # the usual case
-        elif event.id not in {known.id for known in self.events}:
+        else:
             insort(self.events, event, key=_position)
 
     def window(self, seconds: Seconds) -> list[Event]:
@@ -138,6 +153,7 @@ class DecisionContext(BaseModel):
     def drop(self, seqs: set[int]) -> None:
         """Remove the events with these `seq`s, because the scope holds too many."""
         self.events = [event for event in self.events if event.seq not in seqs]
+        self._ids = {event.id for event in self.events}
 
     def of_type(self, *types: str) -> list[Event]:
         """Return the context's events of these types."""
@@ -185,6 +201,7 @@ class DecisionContext(BaseModel):
         """Record an action on all events of the context, and empty it for the next decision."""
         self._past = self._all()
         self.events.clear()
+        self._ids.clear()
         self.scratch.clear()
         self.mark_action()
 

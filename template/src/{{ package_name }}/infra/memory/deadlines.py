@@ -33,7 +33,10 @@ class Deadlines:
             TimeoutError: the block exceeded its time limit.
             DatabaseUnavailable: it did so while it waited for the database.
         """
-        if not (block.expired() and isinstance(error, TimeoutError)):
+        caused = isinstance(
+            error.__cause__, asyncio.CancelledError
+        )  # as `asyncio.timeout` raises it
+        if not (block.expired() and type(error) is TimeoutError and caused):
             return
         message = f"the decision took longer than {self.limit:g} s"
         if was_database_wait(error.__cause__):

@@ -137,7 +137,10 @@ class Memory:
         now = time.monotonic()
         if known is not None:
             state = await self._store.scopes.read_state(pending)
-            if (known.version, len(known.held) + known.newer) == (state.version, state.held):
+            same = (known.version, len(known.held) + known.newer) == (state.version, state.held)
+            if (
+                same and self._cache.get(pending.scope) is known
+            ):  # it may have been evicted meanwhile
                 known.checked, known.last_seq = now, pending.last
                 return known
         rebuilt = await self._rebuilder.rebuild(pending, now)

@@ -169,14 +169,14 @@ class Claiming:
         return self._take(rows, alone=False)
 
     async def _claim_unleased(self, capacity: int) -> Sequence[Row]:
-        who, types = self._config.subscriber, self._config.types
+        subscriber, types = self._config.subscriber, self._config.types
         deferred, contested = self.deferrals.deferred() or None, self.deferrals.contested()
         # The statement needs what is in flight only to check contested scopes.
         in_flight = [token.seq for token in self._in_flight.tokens()] if contested else ()
         scopes = (deferred, contested, in_flight)
         concurrent = self._across_processes or len(self._consumers) > 1
         return await claim.claim(
-            self._fetch, who, capacity, self._lease, types, *scopes, concurrent
+            self._fetch, subscriber, capacity, self._lease, types, *scopes, concurrent
         )
 
     def _free_capacity(self) -> int:

@@ -37,15 +37,16 @@ SET LOCAL enable_mergejoin = off
 
 
 class StoreConnections:
-    """Runs the statements of a store's parts. Call `close` in the end."""
+    """Runs the statements of a store's parts. Call `close` at the end."""
 
     def __init__(self, pool: asyncpg.Pool, settings: Settings, subscriber: str) -> None:
         self.pool = pool
         self.settings = settings
         self.fetch: Fetch = pool.fetch
-        self._long_timeout: Seconds = LONG_STATEMENT_FACTOR * settings.database_timeout
-        self.long_fetch: Fetch = partial(pool.fetch, timeout=self._long_timeout)
-        """Runs statements that read many rows, with ten times the usual time limit."""
+        self.long_timeout: Seconds = LONG_STATEMENT_FACTOR * settings.database_timeout
+        """The time limit of statements that read many rows."""
+        self.long_fetch: Fetch = partial(pool.fetch, timeout=self.long_timeout)
+        """Runs statements within `long_timeout`."""
         self.claim_name = f"{claim_connection_prefix(subscriber)}{uuid4().hex[:8]}"
         """The `application_name` of the connections that claim."""
         self._dedicated = {job: self._dedicate() for job in DEDICATED}
@@ -86,7 +87,7 @@ class StoreConnections:
         ):
             if settings is not None:
                 await connection.execute(settings)
-            yield partial(connection.fetch, timeout=self._long_timeout)
+            yield partial(connection.fetch, timeout=self.long_timeout)
 
     @asynccontextmanager
     async def indexed_transaction(self) -> AsyncGenerator[Fetch]:

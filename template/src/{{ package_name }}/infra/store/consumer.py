@@ -44,17 +44,21 @@ class Consumer:
         requeues: Requeues,
         settings: Settings,
     ) -> None:
-        self.subscriber = who = config.subscriber
+        self.subscriber = config.subscriber
         """The name of the subscriber."""
         self._connection = connection
-        self._in_flight = held = InFlight(settings, config.batch_size)
+        self._in_flight = in_flight = InFlight(settings, config.batch_size)
         self._buffer = buffer = Buffer()
         self._claiming = Claiming(
-            connection.fetch, notifier, clock, config, requeues, held, buffer, settings
+            connection.fetch, notifier, clock, config, requeues, in_flight, buffer, settings
         )
-        self._releases = Releases(fetch, notifier, who, requeues, self._claiming)
-        self._renewal = LeaseRenewal(fetch, who, held, buffer, self._releases, settings)
-        self._unreadable = UnreadableDeliveries(fetch, who, self._claiming, self._releases)
+        self._releases = Releases(fetch, notifier, self.subscriber, requeues, self._claiming)
+        self._renewal = LeaseRenewal(
+            fetch, self.subscriber, in_flight, buffer, self._releases, settings
+        )
+        self._unreadable = UnreadableDeliveries(
+            fetch, self.subscriber, self._claiming, self._releases
+        )
         self._task: asyncio.Task[object] | None = None
 
     async def check(self) -> None:

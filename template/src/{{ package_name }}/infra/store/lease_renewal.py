@@ -74,9 +74,9 @@ class LeaseRenewal:
     async def _renew(self) -> None:
         if self._in_flight.is_loop_stuck():
             await self._release_buffered()
-        if held := self._in_flight.tokens():
-            renewed = await renew(self._fetch, self._subscriber, held, self._lease)
-            self._releases.requeued([token for token in held if token.seq not in renewed])
+        if tokens := self._in_flight.tokens():
+            renewed = await renew(self._fetch, self._subscriber, tokens, self._lease)
+            self._releases.requeued([token for token in tokens if token.seq not in renewed])
 
     async def _release_buffered(self) -> None:
         """Release the buffered deliveries of a loop that is stuck."""

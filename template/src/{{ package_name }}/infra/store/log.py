@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import logfire
 
 from ..database import (
-    LONG_STATEMENT_FACTOR,
     READ_COMMITTED,
     StatementTooSlow,
     after_commit,
@@ -88,7 +87,7 @@ class Log:
         self._readers = connections.readers
         self._publisher = Publisher(connections, limits)
         self._follower = Follower(connections)
-        self._long_timeout = settings.database_timeout * LONG_STATEMENT_FACTOR
+        self._long_timeout = connections.long_timeout
         self._max_bytes = settings.api_max_page_bytes
 
     async def publish(self, event: Event, session: AsyncSession | None = None) -> bool:

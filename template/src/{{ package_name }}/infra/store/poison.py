@@ -72,9 +72,10 @@ class ExpiredLeases:
         if self.found or now < self._next_look:
             return False
         self._next_look = now + self._fallback
-        who, types, longest = self._config.subscriber, self._config.types, self._config.longest_wait
-        recalled = await end_overlong_waits(self._fetch, who, longest)
-        self.found = await any_expired(self._fetch, who, types, self._lease)
+        subscriber, types = self._config.subscriber, self._config.types
+        longest = self._config.longest_wait
+        recalled = await end_overlong_waits(self._fetch, subscriber, longest)
+        self.found = await any_expired(self._fetch, subscriber, types, self._lease)
         return self.found or bool(recalled)
 
     async def claim(self) -> Sequence[Row]:

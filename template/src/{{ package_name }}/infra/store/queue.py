@@ -17,8 +17,10 @@ from ..telemetry import counters
 from ..waits import bounded
 from . import claim, settle
 from .backoff import Backoff, nack
-from .consumer import Clock, Consumer, ConsumerConfig
-from .outage_pause import FIRST_DECISION_PAUSE, OutagePause
+from .clock import Clock
+from .consumer import Consumer
+from .consumer_config import ConsumerConfig
+from .outage_pause import OutagePause
 from .requeues import Requeues
 from .settle import Settler
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .connections import StoreConnections
     from .inflight import Delivery
 
+RELEASE_RETRY_PAUSE: Seconds = 0.5  # while the database is unavailable
 DEFER_MARGIN: Seconds = 0.2  # so that later deliveries do not overtake deferred ones
 
 
@@ -156,7 +159,7 @@ class SubscriberQueue:
                 logfire.warn("Deliveries were not released: {error}", error=str(error))
             if self._drained or time.monotonic() > deadline:
                 return self.settled(tokens)
-            await asyncio.sleep(FIRST_DECISION_PAUSE)
+            await asyncio.sleep(RELEASE_RETRY_PAUSE)
 
     async def defer(self, *tokens: Token, seconds: Seconds) -> None:
         """Release deliveries, and claim nothing of their scopes for `seconds`.

@@ -54,7 +54,7 @@ class EventStore(OldNames):
         self._sessions = session_factory
         self.pool = pool
         self.subscriber = subscriber
-        self.settings = settings or get_settings()
+        self._settings = settings or get_settings()
         limits = Limits.of(self.settings)
         self.connections = StoreConnections(pool, self.settings, subscriber)
         self.fetch: Fetch = self.connections.fetch
@@ -74,6 +74,11 @@ class EventStore(OldNames):
         """The session factory for the application's tables; stores of commands have none."""
         assert self._sessions is not None, "this store was opened without sessions"  # noqa: S101 - narrows the type
         return self._sessions
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the store and its parts."""
+        return self._settings
 
     @property
     def stale(self) -> int:

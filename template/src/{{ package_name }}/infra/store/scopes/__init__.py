@@ -3,8 +3,8 @@
 from ..settle import CommitCallback as CommitCallback
 from .act import OnAction as OnAction
 from .drop import HeldDeliveries as HeldDeliveries
-from .held import Held as Held
-from .held import refuse_unanswerable as refuse_unanswerable
+from .held_events import Held as Held
+from .held_events import refuse_unanswerable as refuse_unanswerable
 from .scopes import Scopes as Scopes
 from .state import NO_NOTES as NO_NOTES
 from .state import EarlierEventPending as EarlierEventPending

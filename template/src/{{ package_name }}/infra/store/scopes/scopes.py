@@ -13,7 +13,7 @@ from ...telemetry import counters
 from .act import act
 from .aged import find_aged
 from .drop import HeldDeliveries, drop, report
-from .held import read_covered, read_held
+from .held_events import read_covered, read_held
 from .hold import HoldRequest, Holds
 from .state import ScopeMoved, read_state
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..queue import SubscriberQueue
     from ..settle import CommitCallback
     from .act import OnAction
-    from .held import Held
+    from .held_events import Held
     from .state import PendingDecision, ScopeState
 
 RETRYABLE_STATES = frozenset(
