@@ -39,7 +39,7 @@ def repository(template: Path, tmp_path: Path) -> Path:
     releases = clone / "releases.toml"
     releases.write_text(releases.read_text().partition(FIRST)[0] + f'{FIRST}"{COMMIT}"\n')
     (clone / "README.md").write_text(
-        "Try `my-agent forecast` (unreleased). Write `(unreleased)`.\n"
+        "Try `my-agent forecast` (unreleased). Write `(unreleased)`. [Why](#why-unreleased)\n"
     )
     (clone / "tests" / "test_updates.py").write_text(GREEN)
     (clone / "tests" / "test_docs.py").write_text(GREEN)
@@ -69,7 +69,9 @@ def test_a_release_names_its_commit_and_moves_its_notes(repository: Path) -> Non
     assert named == git("rev-parse", "HEAD~1", at=repository).strip()
     assert 'version = "98.0.0"' in git("show", f"{named}:pyproject.toml", at=repository)
     page = git("show", f"{named}:README.md", at=repository)
-    assert page == "Try `my-agent forecast` (since 98.0.0). Write `(unreleased)`.\n"
+    assert page == (
+        "Try `my-agent forecast` (since 98.0.0). Write `(unreleased)`. [Why](#why-since-9800)\n"
+    )
     assert release(repository, "--notes", "98.0.0").stdout.startswith("- More.")
     assert release(repository, "--notes", "Unreleased").returncode == 1
 

@@ -21,6 +21,8 @@ MARK = "(unreleased)"
 """What pages say beside something that the newest release lacks."""
 MARKED = re.compile(rf"(?<!`){re.escape(MARK)}(?!`)")
 """A mark; in backticks it only names one."""
+MARKED_ANCHOR = re.compile(r"(?<=-)unreleased(?=\))")
+"""The end of a link to a heading with a mark."""
 
 
 class NotReady(Exception):
@@ -80,7 +82,8 @@ def release(version: str) -> None:
     )
     MANIFEST.write_text(manifest)
     for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
-        page.write_text(MARKED.sub(f"(since {version})", page.read_text()))
+        text = MARKED.sub(f"(since {version})", page.read_text())
+        page.write_text(MARKED_ANCHOR.sub(f"since-{version.replace('.', '')}", text))
     git("commit", "--quiet", "--all", "--message", f"Release {version}")
     with RELEASES.open("a") as releases:
         releases.write(f'"{version}" = "{git("rev-parse", "HEAD")}"\n')
