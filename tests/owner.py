@@ -61,7 +61,7 @@ async def run_agent_loop(
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
-    """Handle the events that this store's subscriber is owed, a scope at a time."""
+    """Handle the events of this store's subscriber, a scope at a time."""
     memory = Memory(store, locks, DecisionContext.restore, on_action)
     busy: set[Scope] = set()
     refused: set[str] = set()

@@ -3,12 +3,9 @@
 Hypothesis makes up the fields of every type of the union, in JSON and odd numbers and text included.
 """
 
-import asyncio
 import itertools
 import json
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -21,11 +18,9 @@ from pydantic.fields import FieldInfo
 from my_agent.config import Settings
 from my_agent.core import events
 from my_agent.core.events import BaseEvent, Event, event_adapter
-from my_agent.infra.database import open_database
-from my_agent.infra.store import EventStore, InvalidEvent
-from my_agent.migrations import migrate
+from my_agent.infra.store import InvalidEvent
 
-from .conftest import a_database
+from .world import World, open_world
 
 MEMBERS: list[type[BaseEvent]] = list(get_args(get_args(Event)[0]))
 NUMBERS = itertools.count()
@@ -55,30 +50,11 @@ def nested(levels: int) -> Any:
 anything = values | numbers | st.sampled_from([55, 62, 63, 64, 199, 220]).map(nested)
 
 
-@dataclass
-class World:
-    """A store, and a way to call it from code that is not asynchronous."""
-
-    store: EventStore
-    call: Callable[[Coroutine[Any, Any, Any]], Any]
-
-
 @pytest.fixture(scope="module")
 def world(server_url: str, make_settings: Callable[[str], Settings]) -> Generator[World]:
     """A store on a database that all the made-up events share."""
-
-    async def open_store(stack: AsyncExitStack) -> EventStore:
-        settings = make_settings(await stack.enter_async_context(a_database(server_url)))
-        await migrate(settings)
-        database = await stack.enter_async_context(open_database(settings))
-        store = EventStore(database.sessions, database.pool, settings=settings)
-        stack.push_async_callback(store.close)
-        return store
-
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        yield World(runner.run(open_store(stack)), runner.run)
-        runner.run(stack.aclose())
+    with open_world(server_url, make_settings) as world:
+        yield world
 
 
 def field(name: str, info: FieldInfo) -> st.SearchStrategy[Any]:

@@ -3,10 +3,8 @@
 Hypothesis makes up the orders and shrinks one that fails to the shortest that still does.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,14 +22,12 @@ from hypothesis.stateful import (
 
 from my_agent.config import Settings
 from my_agent.core.events import Event, HTTPEvent
-from my_agent.infra.database import open_database
-from my_agent.infra.store import EventStore, Token
+from my_agent.infra.store import Token
 from my_agent.infra.store.claim import claim
 from my_agent.infra.store.poison import claim_expired
-from my_agent.migrations import migrate
 
-from .conftest import a_database
 from .stores import hold
+from .world import World, open_world
 
 LEASE = 3600.0  # nothing runs out by itself: a rule lets time pass
 ATTEMPTS = 3
@@ -55,31 +51,11 @@ class Expected:
     """The last one that was given out, unless a retry took its word."""
 
 
-@dataclass
-class World:
-    """A store, and a way to call it from code that is not asynchronous."""
-
-    store: EventStore
-    call: Callable[[Coroutine[Any, Any, Any]], Any]
-
-
 @pytest.fixture(scope="module")
 def world(server_url: str, make_settings: Callable[[str], Settings]) -> Generator[World]:
     """A store on a database that all the made-up orders share."""
-
-    async def open_store(stack: AsyncExitStack) -> EventStore:
-        settings = make_settings(await stack.enter_async_context(a_database(server_url)))
-        settings = settings.model_copy(update=SLOW)
-        await migrate(settings)
-        database = await stack.enter_async_context(open_database(settings))
-        store = EventStore(database.sessions, database.pool, settings=settings)
-        stack.push_async_callback(store.close)
-        return store
-
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        yield World(runner.run(open_store(stack)), runner.run)
-        runner.run(stack.aclose())
+    with open_world(server_url, make_settings, **SLOW) as world:
+        yield world
 
 
 def some(*states: str) -> Callable[["StoreMachine"], bool]:
