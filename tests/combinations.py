@@ -14,6 +14,7 @@ renderings, not twenty-four. A project is a mapping of paths to digests of such 
 
 import hashlib
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +23,7 @@ from typing import Any
 
 import copier
 import yaml
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 from jinja2.runtime import Context
 
 from demo.render import REPOSITORY
@@ -128,10 +129,12 @@ class TemplateFile:
     """One file of the template, with its rendering for each combination of the answers that it looks at."""
 
     path: Path
-    renderings: list[tuple[dict[str, Any], tuple[str, str] | None]] = field(
-        default_factory=list[tuple[dict[str, Any], tuple[str, str] | None]]
+    looked_at: tuple[str, ...] = ()
+    """The names of all answers that a rendering of it has looked at so far."""
+    renderings: dict[tuple[Any, ...], tuple[str, str] | None] = field(
+        default_factory=dict[tuple[Any, ...], tuple[str, str] | None]
     )
-    """Answers, and the path and the digest of what was rendered; None if that is no file."""
+    """By the values of those answers, the path and the digest of what was rendered; None if that is no file."""
 
 
 class Renderer:
@@ -144,7 +147,9 @@ class Renderer:
         self._offered = offered_by(template)
         self._contexts: dict[tuple[str, str], dict[str, Any]] = {}
         self._looked_at: set[str] = set()
+        self._questions = scratch.with_name(f"{scratch.name}-questions")
         self._env = self._environment()
+        self._compiled: dict[str, Template] = {}
         self.texts: dict[str, bytes] = {}
         """What the files say, by digest."""
         self._template_files = [
@@ -165,13 +170,22 @@ class Renderer:
 
     def text(self, template: str, context: dict[str, Any]) -> str:
         """Render a text of copier.yml, such as a validator."""
-        return self._env.from_string(template).render(context)
+        return self._compile(template).render(context)
+
+    def _compile(self, text: str) -> Template:
+        if text not in self._compiled:
+            self._compiled[text] = self._env.from_string(text)
+        return self._compiled[text]
 
     def files(self, context: dict[str, Any]) -> dict[str, str]:
         """Return the digests of the files that these answers, derived ones included, make."""
         tree: dict[str, str] = {}
+        values = {
+            name: repr(value) if isinstance(value, dict | list) else value
+            for name, value in context.items()
+        }
         for file in self._template_files:
-            if (found := self._find(file, context)) is not None:
+            if (found := self._find(file, context, values)) is not None:
                 tree[found[0]] = found[1]
         return tree
 
@@ -182,29 +196,32 @@ class Renderer:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.texts[digest])
 
-    def _find(self, file: TemplateFile, context: dict[str, Any]) -> tuple[str, str] | None:
-        for answers, found in file.renderings:
-            if all(context.get(name) == value for name, value in answers.items()):
-                return found
+    def _find(
+        self, file: TemplateFile, context: dict[str, Any], values: dict[str, Any]
+    ) -> tuple[str, str] | None:
+        key = tuple([values.get(name) for name in file.looked_at])
+        if key in file.renderings:
+            return file.renderings[key]
         self._looked_at.clear()
         found = self._render(file.path, context)
-        file.renderings.append(({name: context.get(name) for name in self._looked_at}, found))
+        if new := self._looked_at.difference(file.looked_at):
+            file.looked_at += tuple(new)
+            file.renderings.clear()  # their keys lack the new names
+            key = tuple([values.get(name) for name in file.looked_at])
+        file.renderings[key] = found
         return found
 
     def _render(self, path: Path, context: dict[str, Any]) -> tuple[str, str] | None:
         if "_copier_conf" in path.name:  # the answers file
             return None
-        parts = [
-            self._env.from_string(part).render(context)
-            for part in path.relative_to(self._root).parts
-        ]
+        parts = [self._compile(part).render(context) for part in path.relative_to(self._root).parts]
         if not all(parts):
             return None
         name = "/".join(parts)
         data = path.read_bytes()
         if name.endswith(".jinja"):
             name = name.removesuffix(".jinja")
-            data = self._env.from_string(data.decode()).render(context).encode()
+            data = self._compile(data.decode()).render(context).encode()
         digest = hashlib.sha256(data).hexdigest()
         self.texts[digest] = data
         return name, digest
@@ -233,11 +250,15 @@ class Renderer:
         return env
 
     def _worker(self, answers: dict[str, str]) -> Any:  # Copier's own type is not public
+        """Let Copier answer the questions, in a template that has these and no files to render."""
+        if not self._questions.exists():
+            (self._questions / "template").mkdir(parents=True)
+            shutil.copy(self._template / "copier.yml", self._questions)
+            shutil.copytree(self._template / "variants", self._questions / "variants")
         return copier.run_copy(
-            str(self._template),
+            str(self._questions),
             self._scratch,
             data=answers,
-            vcs_ref="HEAD",
             defaults=True,
             quiet=True,
             pretend=True,

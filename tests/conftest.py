@@ -27,6 +27,13 @@ RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_tex
 NEXT = "99.0.0"  # what lies here, released
 AFTER_NEXT = "99.1.0"
 
+PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")
+"""Leaves out what a project lacks, and its tests would load for seconds: only the shared environment has these."""
+
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # or each of thousands of processes compiles its code
+
 type Copy = Callable[..., Result]
 
 

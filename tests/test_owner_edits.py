@@ -14,7 +14,7 @@ import pytest
 
 from demo.render import REPOSITORY, render
 
-from .conftest import RELEASES
+from .conftest import PLUGINS, RELEASES
 from .owner import commit
 
 PAGE = (REPOSITORY / "docs" / "updating.md").read_text()
@@ -107,6 +107,6 @@ def test_an_older_agent_with_the_edits_of_the_page_works_after_an_update(
     run(project, "ruff", "format", "--check", *CHECKED)
     run(project, "ruff", "check", *CHECKED)
     run(project, "pyright", "--pythonpath", python, *CHECKED)
-    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_agent.py")
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS, "tests/test_agent.py")
     source = str(project / "src")
     run(project, python, *tests, PYTHONPATH=source, DATABASE_URL=cluster)

@@ -20,7 +20,7 @@ import pytest
 from demo.render import BUILD, REPOSITORY, git, render
 
 from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behaviours, named
-from .conftest import COUNTS, PROJECTS, SHARED, Project, sync
+from .conftest import COUNTS, PLUGINS, PROJECTS, SHARED, Project, sync
 from .import_closure import Closures
 
 AT_ONCE = 4  # projects that are tested at the same time: their tests wait as long as they work
@@ -114,9 +114,10 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
     working = [name for name in project.modules if name not in waiting]
     halves = [working[::2], working[1::2]] if len(working) > MANY else [working]
     parts = [*halves, waiting]
+    plugins = ("-p", "no:cacheprovider", *(PLUGINS if project.tree else ()))
 
     def run(modules: list[str]) -> subprocess.CompletedProcess[str]:
-        command = [project.python, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *modules]
+        command = [project.python, "-m", "pytest", "-qx", *plugins, *modules]
         return subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
 
     with ThreadPoolExecutor(len(parts)) as pool:

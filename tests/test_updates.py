@@ -17,7 +17,7 @@ from demo.render import REPOSITORY, git, render
 from tools.release import VERSION
 
 from .combinations import ALL_FIELDS, BEHAVIOUR, Answers, offered_in
-from .conftest import NEXT, RELEASES, SHARED
+from .conftest import NEXT, PLUGINS, RELEASES, SHARED
 from .import_closure import STARTS_PROCESSES
 from .owner import DELETED, HELLO, LOOP, OLD_NAMES, OURS, commit, make_it_mine
 
@@ -139,7 +139,7 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     assert (owned.path / ".env").read_text() == env
     assert not (owned.path / DELETED).exists(), "what was deleted stays deleted"
     assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS]
     some = {f"tests/test_{name}.py" for name in TOUCHED}
     if shape == "defaults" and version == next(
         iter(RELEASES)
