@@ -15,7 +15,7 @@ renderings, not twenty-four. A project is a mapping of paths to digests of such 
 import hashlib
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -181,7 +181,7 @@ class Renderer:
         """Return the digests of the files that these answers, derived ones included, make."""
         tree: dict[str, str] = {}
         values = {
-            name: repr(value) if isinstance(value, dict | list) else value
+            name: value if isinstance(value, Hashable) else repr(value)
             for name, value in context.items()
         }
         for file in self._template_files:
