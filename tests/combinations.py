@@ -250,11 +250,8 @@ class Renderer:
         return env
 
     def _worker(self, answers: dict[str, str]) -> Any:  # Copier's own type is not public
-        """Let Copier answer the questions, in a template that has these and no files to render."""
         if not self._questions.exists():
-            (self._questions / "template").mkdir(parents=True)
-            shutil.copy(self._template / "copier.yml", self._questions)
-            shutil.copytree(self._template / "variants", self._questions / "variants")
+            copy_questions(self._template, self._questions)
         return copier.run_copy(
             str(self._questions),
             self._scratch,
@@ -263,6 +260,13 @@ class Renderer:
             quiet=True,
             pretend=True,
         )
+
+
+def copy_questions(template: Path, target: Path) -> None:
+    """Copy what asks a template's questions, without files to render, which would take seconds each time."""
+    (target / "template").mkdir(parents=True)
+    shutil.copy(template / "copier.yml", target)
+    shutil.copytree(template / "variants", target / "variants")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from pytest_copie.plugin import Copie, Result
 
 from demo.render import BUILD, REPOSITORY, git, render, snapshot
 
-from .combinations import Answers, Renderer, Trees, behaviours, named
+from .combinations import Answers, Renderer, Trees, behaviours, copy_questions, named
 from .owner import commit
 
 UV = REPOSITORY / ".tools" / "bin" / "uv"
@@ -192,6 +192,14 @@ def sync(project: Path, target: Path, *options: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="session")
+def questionnaire(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A template with all questions and no files."""
+    target = tmp_path_factory.mktemp("questionnaire") / "reflex"
+    copy_questions(template, target)
+    return target
+
+
 @pytest.fixture
 def copy(template: Path, questions: dict[str, Any], copie: Copie) -> Copy:
     """Render a project from answers that are not defaults."""
@@ -201,6 +209,17 @@ def copy(template: Path, questions: dict[str, Any], copie: Copie) -> Copy:
         return copie.copy(answers, template, "HEAD")  # pyright: ignore[reportUnknownMemberType] - its dict is untyped
 
     return copy
+
+
+@pytest.fixture
+def ask(questionnaire: Path, questions: dict[str, Any], copie: Copie) -> Copy:
+    """Answer the questions with what is not a default, and render no files."""
+
+    def ask(**answers: str) -> Result:
+        assert set(answers) <= set(questions), "an answer is to no question"
+        return copie.copy(answers, questionnaire)  # pyright: ignore[reportUnknownMemberType] - its dict is untyped
+
+    return ask
 
 
 COUNTS = pytest.StashKey[dict[str, int]]()

@@ -98,9 +98,9 @@ ACCEPTED = [
 
 @pytest.mark.parametrize(("question", "answer", "sentence"), CONNECT_ERRORS)
 def test_a_wrong_answer_is_refused_with_a_sentence(
-    copy: Copy, question: str, answer: str, sentence: str
+    ask: Copy, question: str, answer: str, sentence: str
 ) -> None:
-    refused = copy(**{question: answer})
+    refused = ask(**{question: answer})
 
     assert refused.exception is not None, f"{question}={answer} was accepted"
     assert question in str(refused.exception), "the sentence names the question"
@@ -108,8 +108,8 @@ def test_a_wrong_answer_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize(("question", "answer"), ACCEPTED)
-def test_an_unusual_answer_is_accepted(copy: Copy, question: str, answer: str) -> None:
-    accepted = copy(**{question: answer})
+def test_an_unusual_answer_is_accepted(ask: Copy, question: str, answer: str) -> None:
+    accepted = ask(**{question: answer})
 
     assert accepted.exception is None
 
