@@ -144,7 +144,10 @@ class Consumer:
 
     def has(self, tokens: Iterable[Token]) -> bool:
         """Return whether one of these deliveries is in flight here."""
-        return any(token in self._in_flight for token in tokens)
+        for token in tokens:
+            if token in self._in_flight:
+                return True
+        return False
 
     def handler_started(self, tokens: Iterable[Token]) -> None:
         """Record that a handler works on these deliveries."""

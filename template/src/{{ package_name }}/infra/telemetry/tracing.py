@@ -117,13 +117,13 @@ class Decision:
         self._filter_started_at = self._filter_started_at or time.time_ns()
 
     def trigger_starts(self) -> None:
-        """Record that the trigger starts; spans from here on are its children."""
+        """Record that the trigger starts; spans from here on are its children, if steps have spans."""
         if not self._trigger_started_at:
             self._trigger_started_at = time.time_ns()
             self._trace_filter()
-            context.attach(
-                trace.set_span_in_context(LazySpan(self._start_trigger_once), self._within)
-            )
+            if records_details():
+                trigger = LazySpan(self._start_trigger_once)
+                context.attach(trace.set_span_in_context(trigger, self._within))
 
     def trigger_ends(self, name: str) -> None:
         """End the trigger's span, with the trigger's name, before the action."""
