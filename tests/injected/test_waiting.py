@@ -1,9 +1,10 @@
 """A trigger that waits, in the project's own loop: it is evaluated again in time, and the filter is not asked twice."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from my_agent.agent import released_loop
 from my_agent.agent.loop import run_agent_loop
 from my_agent.config import Settings
 from my_agent.core.context import DecisionContext
@@ -42,16 +43,20 @@ SELECT 'agent', seq, scope, now(), 7, 1 FROM written
 
 @asynccontextmanager
 async def looping(
-    store: EventStore, deps: ReflexDeps, trigger: Trigger | Triggers, asked: list[str]
+    store: EventStore,
+    deps: ReflexDeps,
+    trigger: Trigger | Triggers,
+    asked: list[str],
+    run: Callable[..., Awaitable[None]] = run_agent_loop,
 ) -> AsyncGenerator[None]:
-    """Run the project's loop for the block, with a filter that lets each event in once."""
+    """Run a loop for the block, with a filter that lets each event in once."""
 
     def once(event: Event, ctx: DecisionContext) -> bool:
         asked.append(event.id)
         return asked.count(event.id) == 1
 
     async with open_locks(deps.settings) as locks:
-        loop = asyncio.create_task(run_agent_loop(store, deps, once, trigger, locks))
+        loop = asyncio.ensure_future(run(store, deps, once, trigger, locks))
         try:
             yield
             store.drain()
@@ -102,3 +107,28 @@ async def test_fifty_thousand_waiting_scopes_are_not_read_until_they_are_due(
         pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         assert "scopes_waiting" in used, plan
         assert pages <= MOST_PAGES, f"it looks at {pages} pages: {plan}"
+
+
+async def test_the_released_loop_performs_an_act_and_a_drop_and_says_what_a_wait_needs(
+    settings: Settings, deps: ReflexDeps
+) -> None:
+    once = settings.model_copy(update={"event_max_attempts": 1})
+    store = EventStore(deps.sessions, deps.store.pool, settings=once)
+    acted, dropped, waited = (failure(1, "acts"), failure(2, "drops"), failure(3, "waits"))
+    await store.publish_many([acted, dropped, waited])
+    answers = {"acts": Act("done", trigger="named"), "drops": Drop("no use"), "waits": Wait(1)}
+
+    async def trigger(ctx: DecisionContext, deps: ReflexDeps) -> object | None:
+        return answers[ctx.scope]
+
+    async with looping(store, deps, trigger, [], released_loop.run_agent_loop):
+        async with asyncio.timeout(SOON):
+            for event, status in ((acted, "completed"), (dropped, "dropped"), (waited, "dlq")):
+                while await status_of(store, event) != status:
+                    await asyncio.sleep(0.05)
+    await store.close()
+
+    [action] = [e for e in await store.page(["agent.action"]) if isinstance(e, ActionEvent)]
+    [letter] = await store.dlq_list()
+    assert action.trigger == "named"
+    assert "memory.perform" in (letter.error or "")

@@ -34,7 +34,9 @@ class Act:
             )
         for scope in self.notify:
             if not scope.startswith(CLIENT_SCOPE):
-                raise ValueError(f"notify: {scope!r} is no WebSocket client: write ws: and its id")
+                raise ValueError(
+                    f"notify: {scope!r} is not the scope of a WebSocket client: write ws: and its id"
+                )
 
 
 @dataclass(frozen=True)

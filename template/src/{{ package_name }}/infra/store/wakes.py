@@ -63,7 +63,7 @@ class Wakes:
         self._requeues = requeues
         self._interval = interval
         self.next_at = 0.0
-        """When to look again, on this process's monotonic clock."""
+        """When to look next, on this process's monotonic clock."""
 
     async def look(self) -> bool:
         """End the waits whose time has passed, if it is time to look; return whether a delivery became claimable."""
