@@ -7,10 +7,9 @@ for each scope, with their ids and the reason. The view `event_status` reads it.
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import logfire
-from logfire import LevelName
 
 from ....core.events import AgentDroppedEvent, BaseEvent, EventMeta
 from ....core.units import Scope
@@ -114,7 +113,7 @@ async def drop_decided(
     return published
 
 
-def report(published: Iterable[AgentDroppedEvent], level: LevelName = "warn") -> None:
+def report(published: Iterable[AgentDroppedEvent], level: Literal["info", "warn"] = "warn") -> None:
     """Update the counters and log the drops."""
     for event in published:
         count = len(event.covers)
