@@ -24,7 +24,7 @@ SHARED_BY = {"loop": len(OFFERED["loop"]), "trigger": len(OFFERED["trigger"]), "
 """How many answers share a line that is about none of them. Kinds of locks are alike in pairs: two reach across processes."""
 
 WRITTEN = re.compile(r"`(variants/[\w./]+)`:\n\n```(?!diff)\w+\n(.*?)```", re.DOTALL)
-CHANGED = re.compile(r"`([\w./]+)`[^`\n]*:\n\n```diff\n(.*?)```", re.DOTALL)
+CHANGED = re.compile(r"`([\w./{} ]+)`[^`\n]*:\n\n```diff\n(.*?)```", re.DOTALL)
 
 
 def written() -> dict[str, str]:
@@ -33,11 +33,11 @@ def written() -> dict[str, str]:
 
 
 def change(text: str, diff: str) -> str:
-    """Add the lines that a block marks with `+` where its other lines are."""
+    """Add the lines that a block marks with `+` where its other lines are, without those that it marks with `-`."""
     lines = diff.splitlines(keepends=True)
-    place = "".join(line[1:] for line in lines if line.startswith(" "))
+    place = "".join(line[1:] for line in lines if not line.startswith("+"))
     assert text.count(place) == 1, f"the page shows a place that is not in the file: {place}"
-    return text.replace(place, "".join(line[1:] for line in lines))
+    return text.replace(place, "".join(line[1:] for line in lines if not line.startswith("-")))
 
 
 @pytest.fixture
@@ -48,8 +48,6 @@ def extended(template: Path, tmp_path: Path) -> Path:
     for name, text in written().items():
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text(text)
-    agents = "variants/triggers/{}/agents.py"
-    shutil.copy(copied / agents.format("immediate"), copied / agents.format("on_request"))
     for name, diff in CHANGED.findall(PAGE):
         file = copied / name
         file.write_text(change(file.read_text(), diff))
@@ -168,7 +166,7 @@ def test_a_template_of_before_is_not_asked_for_a_new_answer(renderer: Renderer) 
 
 
 def test_the_last_commit_of_the_copy_is_the_only_difference(extended: Path) -> None:
-    changed = git("diff", "--name-only", "HEAD~1", at=extended).split()
+    changed = git("diff", "--name-only", "HEAD~1", at=extended).splitlines()
 
     assert set(changed) == {
         "copier.yml",
@@ -178,8 +176,7 @@ def test_the_last_commit_of_the_copy_is_the_only_difference(extended: Path) -> N
         "variants/answers/repository_url.jinja",
         "variants/messages/refused.jinja",
         "variants/loops/single.py",
-        "variants/triggers/on_request/agents.py",
-        "variants/triggers/on_request/triggers.py",
+        "template/src/{{ package_name }}/agent/triggers.py.jinja",
         "variants/locks/files/locks.py",
         "variants/locks/files/test_locks.py",
     }

@@ -56,7 +56,7 @@ EXCEPTIONS = {
         "pass it on",
     ): "the licence forbids giving copies to others",
     (
-        "variants/triggers/error_threshold/agents.py",
+        "template/src/{{ package_name }}/agent/agents.py",
         "is no instruction",
     ): "a model reads it, and the injections of the red team are tried with these words",
 }

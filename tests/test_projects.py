@@ -30,18 +30,18 @@ INJECTED: dict[str, tuple[Answers, list[str]]] = {
         {},
         [
             *("losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"),
-            *("ending_decisions", "in_order"),
+            *("ending_decisions", "in_order", "waiting"),
         ],
     ),
-    "batch loop": ({"loop": "batch"}, ["ending_decisions"]),
+    "batch loop": ({"loop": "batch"}, ["ending_decisions", "waiting"]),
     "fleet with postgres": (
         {"locks": "postgres", "loop": "realtime"},
-        ["fleet", "ending_decisions", "in_order"],
+        ["fleet", "ending_decisions", "in_order", "waiting"],
     ),
     "fleet of batches": ({"locks": "postgres", "loop": "batch"}, ["in_order"]),
     "fleet with redis": (
         {"locks": "redis", "loop": "parallel"},
-        ["fleet", "ending_decisions", "in_order"],
+        ["fleet", "ending_decisions", "in_order", "waiting"],
     ),
 }
 """What only this repository runs_with: the answers of a project, and the modules that are put into it."""

@@ -29,9 +29,7 @@ LONG: dict[str, str] = {
 }
 """Modules of the package that may be longer, with the reason."""
 
-LONG_FUNCTIONS = {
-    "agent/loop.py: run_agent_loop": "the batch loop's steps are functions within it, which share its state",
-}
+LONG_FUNCTIONS: dict[str, str] = {}
 """Functions that may be longer, with the reason."""
 
 OTHER_DECISIONS = {

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
+from ..core.evaluation import evaluate
 from ..core.events import Event
-from ..core.types import Filter, Scope, Trigger
+from ..core.types import Filter, Scope, Trigger, Triggers
 from ..infra.locks import ScopedLocks
 from ..infra.memory import Memory, OnAction
 from ..infra.store import EventStore, Token
@@ -33,7 +34,7 @@ async def run_agent_loop(
     store: EventStore,
     deps: ReflexDeps,
     relevant: Filter,
-    trigger: Trigger,
+    trigger: Trigger | Triggers,
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
@@ -46,20 +47,16 @@ async def run_agent_loop(
     async def decide(ctx: DecisionContext, batch: Batch) -> None:
         kept: list[Token] = []
         for event, token in batch.items:
-            if relevant(event, ctx):
+            if token.admitted or relevant(event, ctx):
                 ctx.add(event)
                 kept.append(token)
         if kept:
-            await evaluate(ctx, kept)
+            await conclude(ctx, kept)
         await store.ack(*(token for _, token in batch.items if token not in kept))
 
-    async def evaluate(ctx: DecisionContext, kept: list[Token]) -> None:
-        output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        if output is None:
-            await memory.hold(ctx, *kept)
-        else:
-            name = getattr(trigger, "__name__", "trigger")
-            await memory.act(ctx, *kept, trigger=name, output=output)
+    async def conclude(ctx: DecisionContext, kept: list[Token]) -> None:
+        outcome = await evaluate(trigger, ctx, deps.within(ctx.scope, memory.action_id(ctx)))
+        await memory.perform(ctx, *kept, outcome=outcome)
 
     async def gather(batch: Batch) -> None:
         try:

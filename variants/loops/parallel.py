@@ -10,8 +10,9 @@ from contextlib import aclosing
 
 from ..core.context import DecisionContext
 from ..core.deps import ReflexDeps
+from ..core.evaluation import evaluate
 from ..core.events import Event
-from ..core.types import Filter, Scope, Trigger
+from ..core.types import Filter, Scope, Trigger, Triggers
 from ..infra.locks import ScopedLocks
 from ..infra.memory import BUSY_DELAY, Memory, OnAction
 from ..infra.store import EventStore, Token
@@ -22,7 +23,7 @@ async def run_agent_loop(
     store: EventStore,
     deps: ReflexDeps,
     relevant: Filter,
-    trigger: Trigger,
+    trigger: Trigger | Triggers,
     locks: ScopedLocks,
     on_action: OnAction | None = None,
 ) -> None:
@@ -33,16 +34,12 @@ async def run_agent_loop(
     queues = [asyncio.Queue[tuple[Event, Token]](capacity) for _ in range(consumers)]
 
     async def decide(ctx: DecisionContext, event: Event, token: Token) -> None:
-        if not relevant(event, ctx):
+        if not (token.admitted or relevant(event, ctx)):
             memory.skip(token)
             return
         ctx.add(event)
-        output = await trigger(ctx, deps.within(ctx.scope, memory.action_id(ctx)))
-        if output is None:
-            await memory.hold(ctx, token)
-        else:
-            name = getattr(trigger, "__name__", "trigger")
-            await memory.act(ctx, token, trigger=name, output=output)
+        outcome = await evaluate(trigger, ctx, deps.within(ctx.scope, memory.action_id(ctx)))
+        await memory.perform(ctx, token, outcome=outcome)
 
     async def consume(queue: asyncio.Queue[tuple[Event, Token]]) -> None:
         try:

@@ -31,6 +31,7 @@ INDEXES = (
     "deliveries_pending",
     "deliveries_waiting",
     "deliveries_claimed",
+    "scopes_waiting",
 )
 """Indexes that are built outside the migrations, and may be missing."""
 REPLACED_INDEXES = ("deliveries_ready",)

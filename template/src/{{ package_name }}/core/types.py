@@ -1,6 +1,6 @@
 """The types of filters and triggers, and for your imports the units below them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from .context import DecisionContext
 from .deps import ReflexDeps
@@ -13,4 +13,11 @@ type Filter = Callable[[Event, DecisionContext], bool]
 """Returns whether an event enters the context; it must be fast and without I/O."""
 
 type Trigger = Callable[[DecisionContext, ReflexDeps], Awaitable[object | None]]
-"""Evaluates the context, possibly by a model. Returns the output of an action, or None to hold the events."""
+"""Evaluates the context, possibly by a model.
+
+Returns None to hold the events, an `Act`, `Drop` or `Wait` of `core/outcomes.py`, or any other value to act with it as
+the output.
+"""
+
+type Triggers = Mapping[str, Trigger]
+"""Several triggers by their names, evaluated in order."""

@@ -6,6 +6,7 @@ is yours. So neither depends on the other's head. Indexes of large tables are bu
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import logfire
@@ -157,9 +158,9 @@ async def take_revision_back(settings: Settings, revision: Revision) -> None:
         ) from error
 
 
-async def downgrade(settings: Settings) -> None:
-    """Drop the store's schema, events included."""
-    await _in_a_transaction(settings.owner, _downgrade)
+async def downgrade(settings: Settings, revision: str = "base") -> None:
+    """Revert the store's migrations down to a revision; by default drop all of its schema, events included."""
+    await _in_a_transaction(settings.owner, partial(_downgrade, revision))
 
 
 async def _in_a_transaction[T](settings: Settings, work: Callable[[Connection], T]) -> T:
@@ -177,8 +178,8 @@ def _lock(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
-def _downgrade(connection: Connection) -> None:
-    command.downgrade(config_of(STORE, connection), "base")
+def _downgrade(revision: str, connection: Connection) -> None:
+    command.downgrade(config_of(STORE, connection), revision)
 
 
 def _upgrade(connection: Connection, settings: Settings, *, reapply: bool) -> Upgraded:

@@ -65,6 +65,7 @@ INDEXES = (
         "deliveries",
         "(subscriber, scope, seq) WHERE fence <> 0 AND held_at IS NULL AND dead_at IS NULL",
     ),
+    StoreIndex("scopes_waiting", "scopes", "(subscriber, wake_at) WHERE wake_at IS NOT NULL"),
 )
 
 USABLE = """

@@ -4,6 +4,7 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache
 from uuid import NAMESPACE_OID, uuid5
 
@@ -13,8 +14,11 @@ from ...config import Settings
 from ...core.context import DecisionContext
 from ...core.units import Scope, Seconds
 from ..store import ScopeMoved, Token
+from ..store.scopes import NO_NOTES, ScopeNotes, write_notes
 from ..telemetry import counters
 
+WAKE_PRECISION = timedelta(seconds=0.05)
+"""The difference of two times that need not be stored: a trigger that waits until a time computes it anew each time."""
 EVICTION_LOG_INTERVAL: Seconds = 60.0  # between warnings about evicted contexts
 
 
@@ -28,12 +32,32 @@ class CacheEntry:
     newer: int
     """How many held events only newer code can read; they are not in the context."""
     scratch: str
+    wake_at: datetime | None
+    """When its trigger is evaluated again without an event, by the database's clock; None if no trigger waits."""
     checked: float
     """When it was last compared with the database, on this process's monotonic clock."""
     last_seq: int
     """The `seq` up to which no earlier delivery was unsettled then."""
     bytes: int
     """An upper estimate of the memory that its events take."""
+
+    def change_notes(self, wait: Seconds | None) -> ScopeNotes | None:
+        """Take over the context's notes and when it is evaluated again; return them if they changed.
+
+        Raises:
+            InvalidEvent: the notes cannot be stored as JSON or read back.
+        """
+        scratch = write_notes(self.context.scratch) if self.context.scratch else NO_NOTES
+        wake_at = None if wait is None else self.context.now() + timedelta(seconds=wait)
+        if scratch == self.scratch and self._is_near(wake_at):
+            return None
+        self.scratch, self.wake_at = scratch, wake_at
+        return ScopeNotes(scratch, wait)
+
+    def _is_near(self, wake_at: datetime | None) -> bool:
+        if wake_at is None or self.wake_at is None:
+            return wake_at is self.wake_at
+        return abs(wake_at - self.wake_at) < WAKE_PRECISION
 
     def next_action_id(self, subscriber: str) -> str:
         """Return the id of the context's next action, which is the same on every retry."""

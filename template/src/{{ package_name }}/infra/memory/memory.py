@@ -5,30 +5,36 @@ another worker changed the scope, the context is rebuilt. All effects of a decis
 a crash before its commit the decision is only taken again.
 """
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Self
+from dataclasses import replace
+from typing import Self, overload
 
 from ...core.context import DecisionContext
-from ...core.events import ActionEvent
-from ...core.units import Scope
+from ...core.events import ActionEvent, AgentDroppedEvent
+from ...core.outcomes import Act, Drop, Outcome, Wait
+from ...core.units import Scope, Seconds
 from ..locks import ScopedLocks
-from ..store import EarlierEventPending, EventStore, Token
-from ..store.scopes import NO_NOTES, PendingDecision, refuse_unanswerable, write_notes
+from ..store import EventStore, Token
 from ..store.scopes import OnAction as OnAction
-from ..telemetry.spans import step
+from ..store.scopes import refuse_unanswerable
 from ..telemetry.tracing import current_decision, note
-from ..text import jsonable, storable
-from .cache import CacheEntry, ContextCache
+from .cache import ContextCache
 from .commits import BackgroundCommits
 from .deadlines import Deadlines
+from .decisions import Decisions
 from .failures import BUSY_DELAY as BUSY_DELAY  # some loops ask for it here
-from .failures import Settling, handling
+from .failures import Settling
 from .limits import ScopeLimits
+from .loading import ContextLoader
 from .outages import OutageDeferrals
-from .rebuild import Rebuilder, Restore
-from .trimming import newest_events, total_weight
+from .rebuild import Restore
+from .trimming import newest_events
+
+WAIT_IN_ACT = (
+    "a trigger answered Wait, which this loop hands to `memory.act`: in agent/loop.py, write"
+    " `await memory.perform(ctx, token, outcome=output)` for what the trigger answers"
+)
 
 
 class Memory:
@@ -43,14 +49,16 @@ class Memory:
     ) -> None:
         self._store = store
         self._locks = locks
-        self._on_action = on_action
         self._settings = store.settings
         self._outages = OutageDeferrals(store)
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache = ContextCache(store.settings)
         self._commits = BackgroundCommits(store, self._cache.invalidate)
         self._limits = ScopeLimits(store, self._cache, self._commits)
-        self._rebuilder = Rebuilder(store, restore)
+        self._loader = ContextLoader(store, locks, self._cache, self._commits, restore)
+        self._decisions = Decisions(
+            store, locks, self._cache, self._commits, self._limits, on_action
+        )
 
     def __class_getitem__(cls, _: object) -> type[Self]:
         """Accept `Memory[...]` of older loops, where the context's class was a parameter."""
@@ -109,43 +117,7 @@ class Memory:
             EarlierEventPending: an earlier event of the scope comes first.
             ScopeMoved: another worker claimed one of the events to decide on.
         """
-        tokens = [token for token in handling() if token.scope == scope]
-        if tokens != sorted(tokens):  # an earlier one was claimed again after later ones
-            raise EarlierEventPending(scope, 0.0)
-        known = self._cache.get(scope)
-        if known is None or time.monotonic() >= self._trusted_until(known):
-            pending = PendingDecision(scope, tokens, self._settings.event_order == "strict")
-            known = await self._validate(pending, known)
-        self._cache.mark_open(scope)
-        return known.context
-
-    def _trusted_until(self, known: CacheEntry) -> float:
-        """Return until when a context need not be compared with the database.
-
-        In one process, the deliveries of a scope arrive in order until one goes back to the queue. They do so
-        again once a decision on a later one was checked.
-        """
-        requeues = self._store.queue.requeues
-        in_order = requeues.none_since(known.context.scope, known.checked, known.last_seq)
-        if self._locks.across_processes or not in_order:
-            return 0.0
-        return known.checked + self._settings.context_trusted
-
-    async def _validate(self, pending: PendingDecision, known: CacheEntry | None) -> CacheEntry:
-        """Return the entry of a scope: the cached one if the database has the same state, or a rebuilt one."""
-        await self._commits.wait(pending.scope)
-        now = time.monotonic()
-        if known is not None:
-            state = await self._store.scopes.read_state(pending)
-            same = (known.version, len(known.held) + known.newer) == (state.version, state.held)
-            if (
-                same and self._cache.get(pending.scope) is known
-            ):  # it may have been evicted meanwhile
-                known.checked, known.last_seq = now, pending.last
-                return known
-        rebuilt = await self._rebuilder.rebuild(pending, now)
-        self._cache.replace(pending.scope, rebuilt)
-        return rebuilt
+        return await self._loader.load(scope)
 
     def invalidate(self, scope: Scope) -> None:
         """Remove the scope's context from the cache, so that the next decision rebuilds it."""
@@ -161,13 +133,33 @@ class Memory:
         """
         if decision := current_decision():
             decision.trigger_starts()
-        return self._next_id(context)
-
-    def _next_id(self, context: DecisionContext) -> str:
         return self._cache.entry_of(context).next_action_id(self._store.subscriber)
 
-    async def hold(self, context: DecisionContext, *tokens: Token) -> None:
+    async def perform(
+        self, context: DecisionContext, *tokens: Token, outcome: Outcome | None
+    ) -> None:
+        """Do what a trigger answered with the context's events, of which those in flight have these tokens.
+
+        Raises:
+            InvalidEvent: an event has reached EVENT_MAX_DEPTH, so no action may follow it.
+            ScopeMoved: another worker changed the scope meanwhile; nothing was written.
+            ScopeBusy: the scope's lock was lost, and another worker has it; nothing was written.
+            ValueError: an event to drop is not in the context.
+        """
+        match outcome:
+            case None:
+                await self.hold(context, *tokens)
+            case Wait():
+                await self.hold(context, *tokens, wait=outcome.seconds)
+            case Act() | Drop():
+                await self.act(context, *tokens, trigger="trigger", output=outcome)
+
+    async def hold(
+        self, context: DecisionContext, *tokens: Token, wait: Seconds | None = None
+    ) -> None:
         """Hold events in the context's scope, with its notes, until the next action.
+
+        With `wait`, the trigger is evaluated again in so many seconds, even if no event comes.
 
         The next decision does not wait for the commit, which many holds share. Until then the events stay
         leased, so they are claimed again after a crash. If the commit fails, the context is rebuilt without them.
@@ -181,9 +173,7 @@ class Memory:
             refuse_unanswerable(event, self._settings.event_max_depth)
             weight += event.stored_weight
         note(outcome="held", size=len(context.events))
-        scratch = write_notes(context.scratch) if context.scratch else NO_NOTES
-        changed = scratch if scratch != known.scratch else None
-        known.scratch = scratch
+        changed = known.change_notes(wait)
         known.held.update({token.seq: token for token in tokens})
         done = self._commits.track(context.scope, tokens)
         self._store.scopes.hold(context.scope, tokens, changed, done)
@@ -202,48 +192,37 @@ class Memory:
         """Wait until all holds and skips so far are committed."""
         await self._commits.wait_for_all()
 
+    @overload
+    async def act(  # pyright: ignore[reportOverlappingOverload] - what is typed as an object is hardly a Drop
+        self, context: DecisionContext, *tokens: Token, trigger: str, output: Drop
+    ) -> AgentDroppedEvent: ...
+
+    @overload
     async def act(
         self, context: DecisionContext, *tokens: Token, trigger: str, output: object
-    ) -> ActionEvent:
+    ) -> ActionEvent: ...
+
+    async def act(
+        self, context: DecisionContext, *tokens: Token, trigger: str, output: object
+    ) -> ActionEvent | AgentDroppedEvent:
         """Act on all events of the context, exactly once in the database, and clear it.
 
         One transaction increases the scope's version, acks these deliveries and those of the context's events,
-        publishes the action and runs `on_action`.
+        publishes the action and runs `on_action`. An output that is an `Act` or a `Drop` is performed as such.
 
         Raises:
             ScopeMoved: another worker changed the scope meanwhile; nothing was written.
             ScopeBusy: the scope's lock was lost, and another worker has it; nothing was written.
+            TypeError: the output is a `Wait`, which only `perform` can do.
+            ValueError: an event to drop is not in the context.
         """
-        known, size = self._cache.entry_of(context), len(context.events)
-        weight = total_weight(newest_events(context.events, tokens))
-        if decision := current_decision():
-            decision.trigger_ends(trigger)
-        await self._commits.wait(context.scope)
-        await self._locks.confirm(context.scope)
-        action = self._action(context, trigger, output)
-        seen = {event.seq for event in context.events}
-        held = [token for token in known.held.values() if token.seq in seen]
-        if len(held) < len(
-            known.held
-        ):  # the trigger removed events from the context: they stay held
-            self.invalidate(context.scope)
-        with step("store.act", action_id=action.id, covers=len(held) + len(tokens)):
-            await self._store.scopes.act(action, known.version, held, tokens, self._on_action)
-        note(outcome="acted", size=size, action_id=action.id)
-        context.clear()
-        context.forget(self._settings.context_recent)
-        known.version += 1
-        known.held, known.scratch = {}, NO_NOTES
-        self._limits.add(known, weight)
-        return action
-
-    def _action(self, context: DecisionContext, trigger: str, output: object) -> ActionEvent:
-        return ActionEvent(
-            id=self._next_id(context),
-            source=f"agent:{self._store.subscriber}",
-            scope=context.scope,
-            trigger=storable(trigger),
-            output=jsonable(output),
-            covers=[event.id for event in context.events],
-            meta=max((event.caused() for event in context.events), key=lambda meta: meta.depth),
-        )
+        match output:
+            case Wait():
+                raise TypeError(WAIT_IN_ACT)
+            case Drop():
+                return await self._decisions.drop(context, tokens, trigger, output)
+            case Act():
+                named = output if output.trigger else replace(output, trigger=trigger)
+                return await self._decisions.act(context, tokens, named)
+            case _:
+                return await self._decisions.act(context, tokens, Act(output, trigger))

@@ -68,6 +68,5 @@ class Rebuilder:
         context.limit_prompt(self._settings.prompt_max_bytes)
         scratch = to_json(state.scratch)
         weight = held.weight + total_weight(acted_on)
-        return CacheEntry(
-            context, state.version, held.tokens, held.newer, scratch, now, pending.last, weight
-        )
+        kept = (held.tokens, held.newer, scratch, state.wake_at)
+        return CacheEntry(context, state.version, *kept, now, pending.last, weight)

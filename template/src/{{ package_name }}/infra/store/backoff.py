@@ -11,14 +11,22 @@ MAX_ERROR_LENGTH = 10_000  # characters; an error may quote a whole event
 
 # Exponential backoff with jitter: the base delay doubles with each attempt up to the longest, and a random part
 # of up to a half is taken off, so that retries spread out.
+#
+# If a scope was evaluated again for the delivery, and it dies of that, what else is held there is evaluated without it.
 NACK = """
-UPDATE deliveries d
-   SET lease = NULL, error = $4, traceback = $5,
-       due_at = now() + least($6::float8 * power(2, least(attempts, 30) - 1), $7::float8)
-                        * (0.5 + random() / 2) * interval '1 second',
-       dead_at = CASE WHEN attempts >= $8::bigint THEN now() END
- WHERE d.subscriber = $1 AND d.seq = $2 AND d.fence = $3
-RETURNING d.dead_at IS NOT NULL AS dead, d.attempts
+WITH failed AS (
+    UPDATE deliveries d
+       SET lease = NULL, error = $4, traceback = $5,
+           due_at = now() + least($6::float8 * power(2, least(attempts, 30) - 1), $7::float8)
+                            * (0.5 + random() / 2) * interval '1 second',
+           dead_at = CASE WHEN attempts >= $8::bigint THEN now() END
+     WHERE d.subscriber = $1 AND d.seq = $2 AND d.fence = $3
+    RETURNING d.dead_at IS NOT NULL AS dead, d.scope, d.admitted
+), woken AS (
+    UPDATE scopes s SET wake_at = now()
+      FROM failed f WHERE f.dead AND f.admitted AND s.subscriber = $1 AND s.scope = f.scope
+)
+SELECT dead FROM failed
 """
 
 

@@ -19,6 +19,8 @@ class Token(NamedTuple):
     """How often the event was claimed, this claim included."""
     scope: Scope = ""
     """The scope of the event; empty if unknown."""
+    admitted: bool = False
+    """Whether the filter passed the event before: it was held, and its scope is evaluated again."""
 
 
 CLOCK_JUMP: Seconds = 600.0
@@ -100,9 +102,9 @@ WITH others AS (
      WHERE d.ctid = ANY (ARRAY (
            SELECT p.ctid FROM (SELECT * FROM waited UNION ALL SELECT * FROM fresh) AS p
             WHERE NOT EXISTS (SELECT FROM skipped s WHERE s.scope = p.scope AND s.seq < p.seq)))
-    RETURNING d.seq, d.fence, d.attempts
+    RETURNING d.seq, d.fence, d.attempts, d.admitted
 )
-SELECT {EVENT_COLUMNS}, c.fence, c.attempts
+SELECT {EVENT_COLUMNS}, c.fence, c.attempts, c.admitted
   FROM claimed c JOIN events e ON e.seq = c.seq
  ORDER BY e.seq
 """  # noqa: S608 - interpolates constant SQL only

@@ -26,6 +26,7 @@ from .next_due import NextDue
 from .notifier import Notifier
 from .poison import ExpiredLeases
 from .requeues import Requeues
+from .wakes import Wakes
 
 MAX_CLAIM = 250  # deliveries a statement, so that the next claim runs while these are handled
 EMPTIED_PAUSE: Seconds = 0.05  # after an incomplete claim, for rows that other workers had locked
@@ -59,6 +60,7 @@ class Claiming:
         self.deferrals = Deferrals()
         self.next_due = NextDue(fetch, config.subscriber, self._fallback)
         self._expired = ExpiredLeases(fetch, config, self._lease, self._fallback)
+        self._wakes = Wakes(fetch, config.subscriber, requeues, self._fallback)
         self._consumers: Collection[object] = ()
         """All consumers of the store."""
         self._across_processes = True
@@ -143,8 +145,8 @@ class Claiming:
         parallel with their handlers.
         """
         claimed = await self._claim()
-        # After the claim, so that new events do not wait for this query.
-        if await self._expired.look():
+        # After the claim, so that new events do not wait for these queries.
+        if await self._expired.look() or await self._wakes.look():
             return
         if not claimed:
             await self._sleep()
@@ -189,7 +191,8 @@ class Claiming:
         """Buffer claimed rows; return whether there are any."""
         claimed: list[tuple[Row, Token]] = []
         for row in rows:
-            token = Token(row["seq"], row["fence"], alone, row["attempts"], row["scope"])
+            claimed_as = (row["seq"], row["fence"], alone, row["attempts"], row["scope"])
+            token = Token(*claimed_as, row["admitted"])
             self._in_flight.add(Delivery(token, row["id"], row["scope"]))
             claimed.append((row, token))
         if claimed:
@@ -208,6 +211,7 @@ class Claiming:
             # One that is due now and was not claimed is of another type, or another worker has it.
             longest = min(longest, due - now) if due is not None and due > now else longest
             longest = min(longest, self.deferrals.soonest_end() - now)
+        longest = min(longest, max(self._wakes.next_at - time.monotonic(), 0.0))
         await self._wait(longest)
 
     async def _wait(self, longest: Seconds) -> None:

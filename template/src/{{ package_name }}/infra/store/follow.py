@@ -28,8 +28,8 @@ SELECT e.seq, e.tx::text AS tx, e.wanted, e.walked
                NOT pg_visible_in_snapshot(w.tx, (SELECT $3::text::pg_snapshot))
                AND pg_visible_in_snapshot(w.tx, (SELECT $4::text::pg_snapshot))
                AND ($5::text[] IS NULL OR w.type = ANY ($5))
-               AND ($6::text IS NULL OR w.scope = $6)
-               AND ($7::text[] IS NULL OR w.scope ^@ ANY ($7)) AS wanted
+               AND ($6::text IS NULL OR w.scope = $6 OR (w.type = 'agent.action' AND w.payload -> 'notify' ? $6))
+               AND ($7::text[] IS NULL OR coalesce($6, w.scope) ^@ ANY ($7)) AS wanted
           FROM (SELECT * FROM events
                  WHERE (tx, seq) > ($1::text::xid8, $2::bigint)
                  ORDER BY tx, seq

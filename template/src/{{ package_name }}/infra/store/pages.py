@@ -7,6 +7,7 @@ filter that few events pass would scan all of a long log while other readers wai
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from ...core.events import ActionEvent
 from ...core.units import Scope
 from ..database import Fetch
 from .byte_budget import read_within
@@ -34,7 +35,7 @@ SELECT e.seq, e.wanted, e.walked, coalesce(e.recorded_at < $7, false) AS older
 
 
 class EventFilter(NamedTuple):
-    """Selects events of the log."""
+    """Selects events of the log. An action that is followed also counts to each scope that it notifies."""
 
     types: list[str] | None = None
     scope: Scope | None = None
@@ -43,9 +44,15 @@ class EventFilter(NamedTuple):
 
     def includes(self, event: Stored) -> bool:
         """Return whether an event passes the filter."""
-        of_type = self.types is None or event.type in self.types
-        in_scope = self.within is None or event.scope.startswith(tuple(self.within))
-        return of_type and in_scope and self.scope in (None, event.scope)
+        if self.types is not None and event.type not in self.types:
+            return False
+        if self.scope not in (None, event.scope) and not self._is_notified(event):
+            return False
+        scope = event.scope if self.scope is None else self.scope
+        return self.within is None or scope.startswith(tuple(self.within))
+
+    def _is_notified(self, event: Stored) -> bool:
+        return isinstance(event, ActionEvent) and self.scope in event.notify
 
 
 class Page(NamedTuple):

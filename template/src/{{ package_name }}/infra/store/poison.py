@@ -28,19 +28,26 @@ WITH picked AS (
            attempts = attempts + (d.lease = 'alone')::int,
            fence = {NEW_FENCE}, lease = 'alone'
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING d.seq, d.fence, d.attempts
+    RETURNING d.seq, d.fence, d.attempts, d.admitted
 )
-SELECT {EVENT_COLUMNS}, c.fence, c.attempts
+SELECT {EVENT_COLUMNS}, c.fence, c.attempts, c.admitted
   FROM claimed c JOIN events e ON e.seq = c.seq
 """  # noqa: S608 - interpolates constant SQL only
 
-# Dead-letters poison events: their lease expired while they were alone, and their attempts are spent.
+# Dead-letters poison events: their lease expired while they were alone, and their attempts are spent. What else is
+# held in a scope that was evaluated again is evaluated without them.
 DEAD_LETTER_POISON = f"""
-UPDATE deliveries d
-   SET lease = NULL, dead_at = now(), fence = {NEW_FENCE},
-       error = 'worker died: the process ended, or hung, while it handled this event'
- WHERE d.subscriber = $1 AND {expired("$3")} AND d.lease = 'alone' AND d.attempts >= $2
-RETURNING d.seq
+WITH poison AS (
+    UPDATE deliveries d
+       SET lease = NULL, dead_at = now(), fence = {NEW_FENCE},
+           error = 'worker died: the process ended, or hung, while it handled this event'
+     WHERE d.subscriber = $1 AND {expired("$3")} AND d.lease = 'alone' AND d.attempts >= $2
+    RETURNING d.seq, d.scope, d.admitted
+), woken AS (
+    UPDATE scopes s SET wake_at = now()
+      FROM poison p WHERE p.admitted AND s.subscriber = $1 AND s.scope = p.scope
+)
+SELECT seq FROM poison
 """  # noqa: S608 - interpolates constant SQL only
 
 EXPIRED_LEASES = f"""

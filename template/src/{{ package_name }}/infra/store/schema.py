@@ -146,6 +146,8 @@ class DeliveryRecord(StoreBase):
     dead_at: Mapped[datetime | None]
     error: Mapped[str | None]
     traceback: Mapped[str | None]
+    admitted: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether the filter passed the event before: it was held, and its scope is evaluated again."""
 
 
 class SubscriptionRecord(StoreBase):
@@ -175,9 +177,19 @@ class ScopeRecord(StoreBase):
     """What a scope keeps besides its held events; each action and each drop increases `version`."""
 
     __tablename__ = "scopes"
+    __table_args__ = (
+        Index(  # built by `migrations/indexes.py`
+            "scopes_waiting",
+            "subscriber",
+            "wake_at",
+            postgresql_where=text("wake_at IS NOT NULL"),
+        ),
+    )
 
     subscriber: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(server_default=text("0"))
     scratch: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     last_action_at: Mapped[datetime | None]
+    wake_at: Mapped[datetime | None]
+    """When its trigger is evaluated again without an event; NULL if no trigger waits."""

@@ -31,7 +31,8 @@ SELECT s.name AS subscriber, d.seq IS NOT NULL AS exists, coalesce(d.attempts, 0
        d.due_at > 'epoch' AND d.due_at > now() AS later,
        {calendar_time("d.held_at")} AS held_at, {calendar_time("d.dead_at")} AS dead_at, d.error, d.traceback,
        (SELECT count(*) FROM deliveries h
-         WHERE h.subscriber = s.name AND h.scope = e.scope AND h.held_at IS NOT NULL) AS held
+         WHERE h.subscriber = s.name AND h.scope = e.scope AND h.held_at IS NOT NULL) AS held,
+       (SELECT w.wake_at FROM scopes w WHERE w.subscriber = s.name AND w.scope = e.scope) AS wake_at
   FROM events e
   JOIN subscriptions s
     ON (s.types IS NULL OR e.type = ANY (s.types)) AND e.type <> ALL (s.excluded)
@@ -163,14 +164,15 @@ def _dead(delivery: Row) -> Fate:
 def _held(event: Row, delivery: Row, longest: Seconds) -> Fate:
     others = delivery["held"] - 1
     company = f"with {_events(others, 'other')}" if others else "alone"
-    reason = (
-        f"The memory of scope {event['scope']} holds it, {company}, until the trigger acts;"
-        f" after {longest:g} s (CONTEXT_MAX_AGE) it is dropped."
-    )
     since = with_timezone(delivery["held_at"])
-    return _unsettled(
-        delivery, "held", reason, since=since, until=since + timedelta(seconds=longest)
-    )
+    if delivery["wake_at"] is not None:
+        until = with_timezone(delivery["wake_at"])
+        end = f"the trigger waits until {until.isoformat(timespec='seconds')}, or for another event"
+    else:
+        until = since + timedelta(seconds=longest)
+        end = f"after {longest:g} s (CONTEXT_MAX_AGE) it is dropped"
+    held = f"The memory of scope {event['scope']} holds it, {company}, until the trigger acts"
+    return _unsettled(delivery, "held", f"{held}; {end}.", since=since, until=until)
 
 
 def _in_flight(delivery: Row) -> Fate:

@@ -2,9 +2,11 @@
 
 from ..settle import CommitCallback as CommitCallback
 from .act import OnAction as OnAction
+from .drop import DecidedDrop as DecidedDrop
 from .drop import HeldDeliveries as HeldDeliveries
 from .held_events import Held as Held
 from .held_events import refuse_unanswerable as refuse_unanswerable
+from .hold import ScopeNotes as ScopeNotes
 from .scopes import Scopes as Scopes
 from .state import NO_NOTES as NO_NOTES
 from .state import EarlierEventPending as EarlierEventPending

@@ -46,7 +46,7 @@ WITH scoped AS (
     SELECT FROM events WHERE id = $7::text
 ), moved AS (
     UPDATE scopes
-       SET version = version + 1, scratch = $6::text::jsonb, last_action_at = now()
+       SET version = version + 1, scratch = $6::text::jsonb, last_action_at = now(), wake_at = NULL
      WHERE subscriber = $1 AND scope = $4 AND version = $5::bigint
        AND (SELECT count(*) FROM ours) = cardinality($2::bigint[])
        AND NOT EXISTS (SELECT FROM known)

@@ -1,4 +1,7 @@
-"""Finds events that were held for too long (CONTEXT_MAX_AGE), which are then dropped."""
+"""Finds events that were held for too long (CONTEXT_MAX_AGE), which are then dropped.
+
+A scope whose trigger waits for a time is left alone, since that time comes.
+"""
 
 from itertools import groupby
 from operator import itemgetter
@@ -14,6 +17,8 @@ SELECT d.seq, d.fence, d.scope
   FROM deliveries d
  WHERE d.subscriber = $1 AND d.held_at < now() - $2::float8 * interval '1 second'
    AND (d.scope, d.seq) > ($3, $4::bigint)
+   AND NOT EXISTS (SELECT FROM scopes s
+                    WHERE s.subscriber = $1 AND s.scope = d.scope AND s.wake_at IS NOT NULL)
  ORDER BY d.scope, d.seq
  LIMIT $5
 """

@@ -1,4 +1,4 @@
-"""Drops held events without an action.
+"""Drops events without an action: by a trigger's outcome, because they were held too long, or too many in a scope.
 
 Their deliveries are deleted; the log keeps the events. The same transaction publishes an `agent.dropped`
 for each scope, with their ids and the reason. The view `event_status` reads it.
@@ -7,7 +7,7 @@ for each scope, with their ids and the reason. The view `event_status` reads it.
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import logfire
 
@@ -18,6 +18,8 @@ from ...telemetry import counters
 from ..claim import MATCHES_TOKENS, Token, columns
 from ..codec import Limits, load_json
 from ..insert import insert_events
+from .hold import HOLD
+from .state import ScopeMoved
 
 MAX_ID_LENGTH = 200  # characters; only a statement that was run by hand stores longer ones
 MAX_DROP = 1_000  # deliveries in a transaction and ids in an event, about 40 kB
@@ -41,6 +43,12 @@ SELECT dropped.scope, e.id, e.headers
   FROM dropped JOIN events e ON e.seq = dropped.seq
  ORDER BY dropped.scope, e.seq
 """  # noqa: S608 - interpolates constant SQL only
+
+
+# A trigger's outcome ends the wait that an earlier one began.
+SET_NOTES = """
+UPDATE scopes SET scratch = $3::text::jsonb, wake_at = NULL WHERE subscriber = $1 AND scope = $2
+"""
 
 
 class HeldDeliveries(NamedTuple):
@@ -72,18 +80,50 @@ async def drop(
     return published, versions
 
 
-def report(published: Iterable[AgentDroppedEvent]) -> None:
+class DecidedDrop(NamedTuple):
+    """A decision to drop deliveries of a scope at `version`, held ones and those in flight, and to hold the others."""
+
+    scope: Scope
+    version: int
+    dropped: Sequence[Token]
+    kept: Sequence[Token]
+    """The deliveries in flight that are held."""
+    scratch: str
+    """The notes of the scope, as JSON."""
+    reason: str
+
+
+async def drop_decided(
+    fetch: Fetch, subscriber: str, decision: DecidedDrop, limits: Limits
+) -> list[AgentDroppedEvent]:
+    """Drop and hold what a decision says, in the caller's transaction; return the published events.
+
+    Raises:
+        ScopeMoved: another worker changed the scope or settled one of the events; roll the transaction back.
+    """
+    scope, held = decision.scope, HeldDeliveries(decision.scope, decision.dropped)
+    published, versions = await drop(fetch, subscriber, [held], decision.reason, limits)
+    if versions[scope] != decision.version + 1:
+        raise ScopeMoved(f"scope {scope!r} was changed by another worker")
+    await fetch(SET_NOTES, subscriber, scope, decision.scratch)
+    kept = await fetch(HOLD, subscriber, *columns(decision.kept), [], [], [], [])
+    count = sum(len(event.covers) for event in published)
+    if (count, len(kept)) != (len(decision.dropped), len(decision.kept)):
+        raise ScopeMoved("some of the events were settled by another worker")
+    return published
+
+
+def report(published: Iterable[AgentDroppedEvent], level: Literal["info", "warn"] = "warn") -> None:
     """Update the counters and log the drops."""
     for event in published:
         count = len(event.covers)
         counters.published.add(1)
         counters.handled.add(count)
         counters.dropped.add(count)
-        logfire.warn(
-            "Dropped {count} held events of scope {scope}: {reason}",
-            count=count,
-            scope=event.scope,
-            reason=event.reason,
+        logfire.log(
+            level,
+            "Dropped {count} events of scope {scope}: {reason}",
+            {"count": count, "scope": event.scope, "reason": event.reason},
         )
 
 

@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
-from ....core.units import Scope
+from ....core.units import Scope, Seconds
 from ..claim import IS_LEASED, MATCHES_TOKENS, Token
 from ..group_commit import GroupCommit
 from ..settle import CommitCallback, Settler
 
-# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes.
+# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes and when those are
+# evaluated again ($7: in how many seconds; null for no such time).
 HOLD = f"""
 WITH held AS (
     UPDATE deliveries d
@@ -15,15 +16,25 @@ WITH held AS (
      WHERE {MATCHES_TOKENS} AND {IS_LEASED}
     RETURNING d.seq, d.fence
 ), noted AS (
-    INSERT INTO scopes (subscriber, scope, scratch)
-    SELECT $1, n.scope, n.scratch::jsonb
-      FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
+    INSERT INTO scopes (subscriber, scope, scratch, wake_at)
+    SELECT $1, n.scope, n.scratch::jsonb, now() + n.wait * interval '1 second'
+      FROM unnest($4::text[], $5::text[], $6::bigint[], $7::float8[]) AS n (scope, scratch, seq, wait)
      WHERE n.seq = ANY (ARRAY (SELECT seq FROM held))
      ORDER BY n.scope
-        ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
+        ON CONFLICT (subscriber, scope) DO UPDATE
+       SET scratch = excluded.scratch, wake_at = excluded.wake_at
 )
 SELECT seq, fence FROM held
 """  # noqa: S608 - interpolates constant SQL only
+
+
+class ScopeNotes(NamedTuple):
+    """What a scope keeps besides its held events."""
+
+    scratch: str
+    """The notes of its triggers, as JSON."""
+    wait: Seconds | None = None
+    """In how many seconds its trigger is evaluated again; None if only an event leads to that."""
 
 
 class HoldRequest(NamedTuple):
@@ -31,7 +42,7 @@ class HoldRequest(NamedTuple):
 
     scope: Scope
     tokens: tuple[Token, ...]
-    scratch: str | None
+    notes: ScopeNotes | None
 
 
 class Holds:
@@ -50,12 +61,17 @@ class Holds:
         await self._group.close()
 
     async def _flush(self, batch: list[HoldRequest]) -> list[bool | Exception]:
-        notes = {item.scope: item for item in batch if item.scratch is not None and item.tokens}
+        notes = {
+            item.scope: (item.notes, item.tokens[0].seq)
+            for item in batch
+            if item.notes is not None and item.tokens
+        }
         settled, _ = await self._settler.commit(
             [item.tokens for item in batch],
             HOLD,
             list(notes),
-            [item.scratch for item in notes.values()],
-            [item.tokens[0].seq for item in notes.values()],
+            [changed.scratch for changed, _ in notes.values()],
+            [seq for _, seq in notes.values()],
+            [changed.wait for changed, _ in notes.values()],
         )
         return settled

@@ -1,4 +1,4 @@
-"""Reads and changes the scopes of one subscriber: `hold`, `act` and `drop`."""
+"""Reads and changes the scopes of one subscriber: `hold`, `act`, `drop` and `drop_decided`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ...database import fetch_in
 from ...telemetry import counters
 from .act import act
 from .aged import find_aged
-from .drop import HeldDeliveries, drop, report
+from .drop import DecidedDrop, HeldDeliveries, drop, drop_decided, report
 from .held_events import read_covered, read_held
-from .hold import HoldRequest, Holds
+from .hold import HoldRequest, Holds, ScopeNotes
 from .state import ScopeMoved, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-    from ....core.events import ActionEvent, Event
+    from ....core.events import ActionEvent, AgentDroppedEvent, Event
     from ....core.units import Scope, Seconds
     from ...database import Fetch
     from ..claim import Token
@@ -82,9 +82,13 @@ class Scopes:
         return await read_covered(fetch, subscriber, scope, seconds, max_bytes)
 
     def hold(
-        self, scope: Scope, tokens: tuple[Token, ...], notes: str | None, done: CommitCallback
+        self,
+        scope: Scope,
+        tokens: tuple[Token, ...],
+        notes: ScopeNotes | None,
+        done: CommitCallback,
     ) -> None:
-        """Hold deliveries, and call `done` after the commit; `notes` are the scope's new notes, if they changed."""
+        """Hold deliveries, and call `done` after the commit; `notes` are those of the scope, if they changed."""
         self._holds.add(HoldRequest(scope, tokens, notes), done)
 
     async def act(
@@ -104,16 +108,7 @@ class Scopes:
             ScopeMoved: another worker changed the scope or settled one of the events; nothing was written.
         """
         covered = [*held, *tokens]
-        for left in reversed(range(MAX_TRANSACTION_TRIES)):
-            try:
-                await self._commit(action, version, covered, on_action)
-                break
-            except Exception as error:
-                reason = getattr(error, "orig", error)  # SQLAlchemy wraps it
-                if not left or getattr(reason, "sqlstate", None) not in RETRYABLE_STATES:
-                    raise
-                logfire.warn("An action is committed again: {reason}", reason=str(reason))
-                await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+        await _without_conflict(lambda: self._commit(action, version, covered, on_action))
         counters.handled.add(len(covered))
         counters.published.add(1)
         self._queue.settled(tokens, final=True)
@@ -138,6 +133,25 @@ class Scopes:
         if len(acted) != len(covered):
             self._queue.note_stale([token for token in covered if token.seq not in acted])
             raise ScopeMoved("some of the events were settled by another worker")
+
+    async def drop_decided(
+        self, decision: DecidedDrop, tokens: Sequence[Token]
+    ) -> AgentDroppedEvent:
+        """Commit a decision to drop, which settles deliveries in flight (`tokens`); return the last event about it.
+
+        Raises:
+            ScopeMoved: another worker changed the scope or settled one of the events; nothing was written.
+        """
+
+        async def commit() -> list[AgentDroppedEvent]:
+            async with self._connections.indexed_transaction() as fetch:
+                return await drop_decided(fetch, self._queue.subscriber, decision, self._limits)
+
+        published = await _without_conflict(commit)
+        report(published, "info")
+        self._queue.settled(tokens, final=True)
+        self._connections.notifier.notify()
+        return published[-1]
 
     async def drop(
         self, held: Sequence[HeldDeliveries], reason: str
@@ -170,3 +184,17 @@ class Scopes:
     async def close(self) -> None:
         """Wait until all holds are committed."""
         await self._holds.close()
+
+
+async def _without_conflict[Result](commit: Callable[[], Awaitable[Result]]) -> Result:
+    """Commit again after a conflict with another transaction, at most `MAX_TRANSACTION_TRIES` times in all."""
+    for _ in range(MAX_TRANSACTION_TRIES - 1):
+        try:
+            return await commit()
+        except Exception as error:
+            reason = getattr(error, "orig", error)  # SQLAlchemy wraps it
+            if getattr(reason, "sqlstate", None) not in RETRYABLE_STATES:
+                raise
+            logfire.warn("A decision is committed again: {reason}", reason=str(reason))
+            await asyncio.sleep(CONFLICT_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+    return await commit()

@@ -25,7 +25,7 @@ NO_NOTES = "{}"  # as JSON
 #
 # `ours` counts the deliveries of the block whose tokens are valid.
 STATE = """
-SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at,
+SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at, s.wake_at,
        (SELECT count(*) FROM deliveries d
          WHERE d.subscriber = $1 AND d.scope = $2 AND d.held_at IS NOT NULL) AS held,
        (SELECT greatest(extract(epoch FROM d.due_at - now()), 0)::float8 FROM deliveries d
@@ -66,6 +66,8 @@ class ScopeState(NamedTuple):
     held: int
     scratch: dict[str, Any]
     last_action_at: datetime | None
+    wake_at: datetime | None
+    """When its trigger is evaluated again without an event; None if no trigger waits."""
 
 
 class PendingDecision(NamedTuple):
@@ -97,7 +99,7 @@ async def read_state(fetch: Fetch, subscriber: str, pending: PendingDecision) ->
     if row["behind"] is not None:
         raise EarlierEventPending(scope, row["behind"])
     notes = _read_notes(scope, row["scratch"])
-    return ScopeState(row["version"], row["held"], notes, row["last_action_at"])
+    return ScopeState(row["version"], row["held"], notes, row["last_action_at"], row["wake_at"])
 
 
 def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:

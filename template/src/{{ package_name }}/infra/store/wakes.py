@@ -1,0 +1,86 @@
+"""Evaluates scopes again whose trigger waited: their newest held delivery goes back to the queue.
+
+So a wait ends like any other delivery begins: a worker claims it, under a lease and in its place within the scope. It
+counts as admitted, so the filter is not asked again, and its attempts start anew.
+"""
+
+import time
+
+from ..database import Fetch
+from .claim import NEW_FENCE, Token
+from .requeues import Requeues
+
+MAX_WOKEN = 100  # scopes that one statement wakes
+
+# Locks the scopes before their deliveries, as all transactions do. `newest` finds one row of the index of held
+# deliveries for each scope. The new version shows cached contexts that an event has left them.
+WAKE = f"""
+WITH due AS (
+    SELECT s.ctid
+      FROM scopes s
+     WHERE s.subscriber = $1 AND s.wake_at <= now()
+     ORDER BY s.wake_at
+     LIMIT $2
+       FOR UPDATE SKIP LOCKED
+), woken AS (
+    UPDATE scopes s
+       SET wake_at = NULL, version = version + 1
+     WHERE s.ctid = ANY (ARRAY (SELECT ctid FROM due))
+    RETURNING s.scope
+), newest AS (
+    SELECT h.ctid
+      FROM woken w
+     CROSS JOIN LATERAL (
+           SELECT d.ctid
+             FROM deliveries d
+            WHERE d.subscriber = $1 AND d.scope = w.scope AND d.held_at IS NOT NULL
+            ORDER BY d.seq DESC
+            LIMIT 1) AS h
+), requeued AS (
+    UPDATE deliveries d
+       SET held_at = NULL, due_at = 'epoch', attempts = 0, admitted = true, fence = {NEW_FENCE}
+     WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM newest)) AND d.held_at IS NOT NULL
+    RETURNING d.seq, d.fence, d.scope
+)
+SELECT (SELECT count(*) FROM woken) AS woken, r.seq, r.fence, r.scope
+  FROM (VALUES (1)) AS one LEFT JOIN requeued r ON true
+"""  # noqa: S608 - interpolates constant SQL only
+
+# When the next wait ends, in seconds from now; null if no trigger waits.
+NEXT_WAKE = """
+SELECT extract(epoch FROM min(s.wake_at) - now())::float8 AS seconds
+  FROM scopes s
+ WHERE s.subscriber = $1 AND s.wake_at IS NOT NULL
+"""
+
+
+class Wakes:
+    """Ends the waits of one subscriber's scopes, at most one look each `interval` seconds and at each known end."""
+
+    def __init__(self, fetch: Fetch, subscriber: str, requeues: Requeues, interval: float) -> None:
+        self._fetch = fetch
+        self._subscriber = subscriber
+        self._requeues = requeues
+        self._interval = interval
+        self.next_at = 0.0
+        """When to look next, on this process's monotonic clock."""
+
+    async def look(self) -> bool:
+        """End the waits whose time has passed, if it is time to look; return whether a delivery became claimable."""
+        if (now := time.monotonic()) < self.next_at:
+            return False
+        self.next_at = now + self._interval
+        rows = await self._fetch(WAKE, self._subscriber, MAX_WOKEN)
+        for row in rows:
+            if row["seq"] is not None:
+                self._requeues.note(Token(row["seq"], row["fence"], scope=row["scope"]))
+        if rows[0]["woken"] == MAX_WOKEN:
+            self.next_at = now
+        else:
+            await self._plan(now)
+        return rows[0]["seq"] is not None
+
+    async def _plan(self, now: float) -> None:
+        seconds = (await self._fetch(NEXT_WAKE, self._subscriber))[0]["seconds"]
+        if seconds is not None:
+            self.next_at = min(self.next_at, now + max(seconds, 0.0))
