@@ -71,7 +71,7 @@ STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "release": (RELEASE, ("agent", [1, 2], [1, 2], 0.0, None), {"deliveries_pkey"}),
     "ack": (ACK, ("agent", [1, 2], [1, 2]), {"deliveries_pkey"}),
     "nack": (NACK, ("agent", 1, 1, "no luck", None, 1.0, 2.0, 3), {"deliveries_pkey"}),
-    "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], []), {"deliveries_pkey"}),
+    "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], [], []), {"deliveries_pkey"}),
     "state of a scope": (
         STATE,
         ("agent", "scope:1", [1, 2], [1, 2], False),
@@ -230,7 +230,7 @@ SETTLING: dict[str, tuple[str, str]] = {
     "ack": (ACK, ""),
     "renew": (RENEW, ", 15.0"),
     "release": (RELEASE, ", 0.0, NULL"),
-    "hold": (HOLD, f", {SEQS}::text[], {NOTES}, {SEQS}"),
+    "hold": (HOLD, f", {SEQS}::text[], {NOTES}, {SEQS}, {SEQS}"),
     "drop": (DROP, ""),
     "held events that cannot be read": (DEAD_LETTER, f", {REASONS}, 'scope:1'"),
 }

@@ -186,7 +186,7 @@ class Memory:
         known.scratch = scratch
         known.held.update({token.seq: token for token in tokens})
         done = self._commits.track(context.scope, tokens)
-        self._store.scopes.hold(context.scope, tokens, changed, done)
+        self._store.scopes.hold(context.scope, tokens, changed, done, known.version)
         if self._locks.across_processes:
             # The next owner of the lock reads the database.
             await self._commits.wait(context.scope)

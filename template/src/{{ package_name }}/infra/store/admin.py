@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ...core.events import Event
-    from ...core.units import Scope, Seconds
+    from ...core.units import Seconds
     from .codec import Limits
     from .connections import StoreConnections
     from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage
+    from .erase import Erasable, Selection
     from .stats import DeliveryStatus, QueueStats
 
 
@@ -133,17 +134,19 @@ class Administration:
         chunks = prune.prune(self._connections.long_fetch, older_than)
         return sum([count async for count in chunks])
 
-    async def count_scope_events(self, scope: Scope) -> int:
-        """Return how many events `erase` would delete."""
-        return await erase.count_events(self._connections.long_fetch, scope)
+    async def count_erasable(self, what: Selection) -> Erasable:
+        """Return how many events `erase` would overwrite."""
+        return await erase.count(self._connections.indexed_transaction, what)
 
-    async def erase(self, scope: Scope, by: str | None) -> int:
-        """Delete everything of a scope; see `EventStore.erase`."""
+    async def erase(self, what: Selection, by: str | None) -> int:
+        """Overwrite events and what repeats them; see `EventStore.erase`."""
         if by is not None:
-            count = await self.count_scope_events(scope)
-            if count:
-                await self._record(operators.erasing_record(by, count))
-        return sum([count async for count in erase.erase(self._connections.long_fetch, scope)])
+            found = await self.count_erasable(what)
+            if found.events + found.repeating:
+                count = found.events + found.repeating
+                await self._record(operators.erasing_record(by, count, what.keys))
+        chunks = erase.erase(self._connections.indexed_transaction, what)
+        return sum([count async for count in chunks])
 
     async def _record(self, action: Event) -> None:
         """Publish the record of what an operator is about to do."""

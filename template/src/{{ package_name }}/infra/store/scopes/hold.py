@@ -6,8 +6,10 @@ from ....core.units import Scope
 from ..claim import IS_LEASED, MATCHES_TOKENS, Token
 from ..group_commit import GroupCommit
 from ..settle import CommitCallback, Settler
+from .state import ERASURE_STEP
 
-# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes.
+# Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes, unless the scope was
+# erased after the decision read it.
 HOLD = f"""
 WITH held AS (
     UPDATE deliveries d
@@ -15,12 +17,13 @@ WITH held AS (
      WHERE {MATCHES_TOKENS} AND {IS_LEASED}
     RETURNING d.seq, d.fence
 ), noted AS (
-    INSERT INTO scopes (subscriber, scope, scratch)
-    SELECT $1, n.scope, n.scratch::jsonb
-      FROM unnest($4::text[], $5::text[], $6::bigint[]) AS n (scope, scratch, seq)
+    INSERT INTO scopes (subscriber, scope, scratch, version)
+    SELECT $1, n.scope, n.scratch::jsonb, n.version
+      FROM unnest($4::text[], $5::text[], $6::bigint[], $7::bigint[]) AS n (scope, scratch, seq, version)
      WHERE n.seq = ANY (ARRAY (SELECT seq FROM held))
      ORDER BY n.scope
         ON CONFLICT (subscriber, scope) DO UPDATE SET scratch = excluded.scratch
+     WHERE scopes.version < excluded.version + {ERASURE_STEP}
 )
 SELECT seq, fence FROM held
 """  # noqa: S608 - interpolates constant SQL only
@@ -32,6 +35,8 @@ class HoldRequest(NamedTuple):
     scope: Scope
     tokens: tuple[Token, ...]
     scratch: str | None
+    version: int = 0
+    """The version of the scope that the decision read; a drop may have increased it by one meanwhile."""
 
 
 class Holds:
@@ -57,5 +62,6 @@ class Holds:
             list(notes),
             [item.scratch for item in notes.values()],
             [item.tokens[0].seq for item in notes.values()],
+            [item.version for item in notes.values()],
         )
         return settled

@@ -82,10 +82,18 @@ class Scopes:
         return await read_covered(fetch, subscriber, scope, seconds, max_bytes)
 
     def hold(
-        self, scope: Scope, tokens: tuple[Token, ...], notes: str | None, done: CommitCallback
+        self,
+        scope: Scope,
+        tokens: tuple[Token, ...],
+        notes: str | None,
+        done: CommitCallback,
+        version: int = 0,
     ) -> None:
-        """Hold deliveries, and call `done` after the commit; `notes` are the scope's new notes, if they changed."""
-        self._holds.add(HoldRequest(scope, tokens, notes), done)
+        """Hold deliveries, and call `done` after the commit; `notes` are the scope's new notes, if they changed.
+
+        They are not stored if the scope was erased after it had this `version`.
+        """
+        self._holds.add(HoldRequest(scope, tokens, notes, version), done)
 
     async def act(
         self,
