@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import logfire
 
 from ..telemetry import counters
-from . import erase, operators, prune, stats, subscriptions
+from . import erase, operators, prune, retention, stats, subscriptions
 from .connections import claim_connection_prefix
 from .dead_letters import (
     DeadLetterFilter,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .connections import StoreConnections
     from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage
     from .erase import Erasable, Selection
+    from .retention import LastRun
     from .stats import DeliveryStatus, QueueStats
 
 
@@ -134,9 +135,17 @@ class Administration:
         chunks = prune.prune(self._connections.long_fetch, older_than)
         return sum([count async for count in chunks])
 
+    async def prune_if_due(self, older_than: Seconds) -> int | None:
+        """Prune for the whole fleet if a run is due; see `retention.run_if_due`."""
+        return await retention.run_if_due(self._connections, older_than)
+
+    async def last_pruning(self) -> LastRun | None:
+        """Return how the fleet's last run of pruning went; None before the first."""
+        return await retention.last_run(self._connections.readers.find)
+
     async def count_erasable(self, what: Selection) -> Erasable:
         """Return how many events `erase` would overwrite."""
-        return await erase.count(self._connections.indexed_transaction, what)
+        return await erase.count(self._connections, what)
 
     async def erase(self, what: Selection, by: str | None) -> int:
         """Overwrite events and what repeats them; see `EventStore.erase`."""
@@ -145,7 +154,7 @@ class Administration:
             if found.events + found.repeating:
                 count = found.events + found.repeating
                 await self._record(operators.erasing_record(by, count, what.keys))
-        chunks = erase.erase(self._connections.indexed_transaction, what)
+        chunks = erase.erase(self._connections, what)
         return sum([count async for count in chunks])
 
     async def _record(self, action: Event) -> None:

@@ -8,23 +8,20 @@ the actions that repeat what was erased, and the actions that cover those.
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping
 from typing import NamedTuple, cast
 
 import asyncpg
 from pydantic_core import to_json
 
 from ...core.units import Scope
-from ..database import Fetch
 from .codec import COLUMNS, ERASED
+from .connections import StoreConnections
 from .refusal import InvalidEvent, find_unstorable
 from .scopes.state import ERASURE_STEP
 
-BATCH_SIZE = 5_000  # events scanned in one transaction, so that none blocks others for long
+BATCH_SIZE = 2_000  # events scanned in one transaction, so that none blocks others for long
 MAX_TRIES = 5  # of a transaction that deadlocks with workers
-
-type Transaction = Callable[[], AbstractAsyncContextManager[Fetch]]
 
 IS_ERASED = f"headers ? '{ERASED}'"
 REPEATS = "('agent.action', 'agent.dropped')"
@@ -69,13 +66,14 @@ SELECT max(w.seq) AS through,
 
 # Without its deliveries, no decision can act on an event. A decision sees all of its scope, so its errors and notes may
 # repeat any event of it: those of the scopes are erased, too. The new versions invalidate cached contexts, and refuse
-# the notes of decisions under way. Rows are locked in the order in which workers settle them.
+# the notes of decisions under way. Rows are locked in the order in which workers settle them. Arrays are unnested, since
+# `= ANY` in a generic plan compares each row with each element.
 FORGET = f"""
 WITH known AS (
-    SELECT d.subscriber, d.seq, d.scope, d.seq = ANY ($1::bigint[]) AS ours
+    SELECT d.subscriber, d.seq, d.scope, d.seq IN (SELECT unnest($1::bigint[])) AS ours
       FROM deliveries d
-     WHERE d.seq = ANY ($1::bigint[])
-        OR d.scope = ANY ($2::text[]) AND (d.error IS NOT NULL OR d.traceback IS NOT NULL)
+     WHERE d.seq IN (SELECT unnest($1::bigint[]))
+        OR (d.error IS NOT NULL OR d.traceback IS NOT NULL) AND d.scope IN (SELECT unnest($2::text[]))
      ORDER BY d.seq
        FOR UPDATE
 ), gone AS (
@@ -88,7 +86,7 @@ WITH known AS (
 ), remembering AS (
     SELECT subscriber, scope FROM known WHERE ours
      UNION
-    SELECT s.subscriber, s.scope FROM scopes s WHERE s.scope = ANY ($2::text[])
+    SELECT s.subscriber, s.scope FROM scopes s WHERE s.scope IN (SELECT unnest($2::text[]))
 )
 INSERT INTO scopes (subscriber, scope, version)
 SELECT subscriber, scope, {ERASURE_STEP} FROM remembering ORDER BY subscriber, scope
@@ -108,7 +106,7 @@ WITH erased AS (
                'causation_id', e.headers -> 'causation_id', 'depth', e.headers -> 'depth',
                'replayed_from', e.headers -> 'replayed_from', '{ERASED}', now())),
            source = CASE WHEN e.type IN {REPEATS} THEN e.source ELSE '{ERASED}' END
-     WHERE e.seq = ANY ($1::bigint[]) AND NOT e.{IS_ERASED}
+     WHERE e.seq IN (SELECT unnest($1::bigint[])) AND NOT e.{IS_ERASED}
     RETURNING e.scope
 ), theirs AS (
     SELECT s.subscriber, s.scope FROM scopes s
@@ -195,11 +193,11 @@ def parse_where(text: str) -> Mapping[str, object]:
     return cast("dict[str, object]", found)
 
 
-async def count(transaction: Transaction, what: Selection) -> Erasable:
+async def count(connections: StoreConnections, what: Selection) -> Erasable:
     """Return how many events `erase` would overwrite; it reads the whole log, in parts."""
     events = repeating = erased = after = 0
     while True:
-        async with transaction() as fetch:
+        async with connections.indexed_transaction() as fetch:
             [row] = await fetch(COUNT, *what, after, BATCH_SIZE)
         if row["through"] is None:
             break
@@ -207,19 +205,19 @@ async def count(transaction: Transaction, what: Selection) -> Erasable:
         erased, after = erased + row["erased"], row["through"]
     known = bool(events or erased)
     if what.scope is not None and not known:
-        async with transaction() as fetch:
+        async with connections.indexed_transaction() as fetch:
             known = (await fetch(KNOWN_SCOPE, what.scope))[0]["known"]
     return Erasable(events, repeating, erased, known)
 
 
-async def erase(transaction: Transaction, what: Selection) -> AsyncGenerator[int]:
+async def erase(connections: StoreConnections, what: Selection) -> AsyncGenerator[int]:
     """Overwrite the selected events and what repeats them; yield the number of events of each transaction.
 
     It may be repeated, and must be if it was interrupted or if such events were accepted meanwhile.
     """
     after = 0
     while True:
-        async with transaction() as fetch:
+        async with connections.indexed_transaction() as fetch:
             [row] = await fetch(FIND, *what, after, BATCH_SIZE)
         if row["through"] is None:
             break
@@ -227,17 +225,17 @@ async def erase(transaction: Transaction, what: Selection) -> AsyncGenerator[int
             after = row["through"]
             continue
         # The same part is searched again, for an action that committed before its deliveries were deleted.
-        await _run(transaction, FORGET, row["seqs"], row["scopes"], what.scope is not None)
-        yield await _run(transaction, ERASE, row["seqs"])
+        await _run(connections, FORGET, row["seqs"], row["scopes"], what.scope is not None)
+        yield await _run(connections, ERASE, row["seqs"])
     if what.scope is not None:  # its notes may repeat events that were pruned
-        await _run(transaction, FORGET, [], [what.scope], True)
+        await _run(connections, FORGET, [], [what.scope], True)
 
 
-async def _run(transaction: Transaction, statement: str, *args: object) -> int:
+async def _run(connections: StoreConnections, statement: str, *args: object) -> int:
     """Run a statement in a transaction of its own, again after a deadlock; return its count, if it has one."""
     for left in reversed(range(MAX_TRIES)):
         try:
-            async with transaction() as fetch:
+            async with connections.transaction() as fetch:
                 rows = await fetch(statement, *args)
                 return rows[0]["count"] if rows else 0
         except asyncpg.DeadlockDetectedError:
