@@ -53,7 +53,7 @@ def prune(
 
 @app.command(
     epilog=f"Examples: {COMMAND} erase --scope user:ada --dry-run  |  {COMMAND} erase --scope user:ada"
-    f"""  |  {COMMAND} erase --where '{{"customer": "42"}}'"""
+    f"  |  {COMMAND} erase --where " + """'{"customer": "42"}'"""
 )
 def erase(
     name: Annotated[

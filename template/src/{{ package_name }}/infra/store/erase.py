@@ -18,7 +18,7 @@ from ...core.units import Scope
 from .codec import COLUMNS, ERASED
 from .connections import StoreConnections
 from .refusal import InvalidEvent, find_unstorable
-from .scopes.state import ERASURE_STEP
+from .scopes.state import ERASURE_STEP, NO_NOTES
 
 BATCH_SIZE = 2_000  # events scanned in one transaction, so that none blocks others for long
 MAX_TRIES = 5  # of a transaction that deadlocks with workers
@@ -59,8 +59,8 @@ SELECT max(w.seq) AS through,
 
 FIND = f"""
 SELECT max(w.seq) AS through,
-       coalesce(array_agg(w.seq ORDER BY w.seq) FILTER (WHERE w.wanted), '{{}}') AS seqs,
-       coalesce(array_agg(DISTINCT w.scope) FILTER (WHERE w.wanted), '{{}}') AS scopes
+       coalesce(array_agg(w.seq ORDER BY w.seq) FILTER (WHERE w.wanted), ARRAY[]::bigint[]) AS seqs,
+       coalesce(array_agg(DISTINCT w.scope) FILTER (WHERE w.wanted), ARRAY[]::text[]) AS scopes
   FROM (SELECT f.*, NOT f.erased AND (f.ours OR f.repeats) AS wanted FROM ({LOOK}) AS f) AS w
 """  # noqa: S608 - interpolates constant SQL only
 
@@ -91,7 +91,7 @@ WITH known AS (
 INSERT INTO scopes (subscriber, scope, version)
 SELECT subscriber, scope, {ERASURE_STEP} FROM remembering ORDER BY subscriber, scope
     ON CONFLICT (subscriber, scope) DO UPDATE
-   SET version = scopes.version + {ERASURE_STEP}, scratch = '{{}}',
+   SET version = scopes.version + {ERASURE_STEP}, scratch = '{NO_NOTES}',
        last_action_at = CASE WHEN $3::boolean THEN NULL ELSE scopes.last_action_at END
 """  # noqa: S608 - interpolates constant SQL only
 
@@ -100,7 +100,7 @@ ERASE = f"""
 WITH erased AS (
     UPDATE events e
        SET payload = CASE WHEN e.type IN {REPEATS} AND e.payload ? 'covers'
-                          THEN jsonb_build_object('covers', e.payload -> 'covers') ELSE '{{}}' END,
+                          THEN jsonb_build_object('covers', e.payload -> 'covers') ELSE jsonb_build_object() END,
            headers = jsonb_strip_nulls(jsonb_build_object(
                'trace_id', e.headers -> 'trace_id', 'correlation_id', e.headers -> 'correlation_id',
                'causation_id', e.headers -> 'causation_id', 'depth', e.headers -> 'depth',
@@ -114,7 +114,7 @@ WITH erased AS (
      ORDER BY s.subscriber, s.scope
        FOR UPDATE
 ), moved AS (
-    UPDATE scopes s SET version = s.version + {ERASURE_STEP}, scratch = '{{}}'
+    UPDATE scopes s SET version = s.version + {ERASURE_STEP}, scratch = '{NO_NOTES}'
       FROM theirs t
      WHERE s.subscriber = t.subscriber AND s.scope = t.scope
 )

@@ -145,11 +145,7 @@ async def _settled(fetch: Fetch, event: Row, subscriber: str) -> Fate:
     for row in acted or await fetch(DROPPED, event["seq"], subscriber):
         at, count = with_timezone(row["recorded_at"]), row["covers"]
         if acted:
-            who = (
-                "An action, erased since,"
-                if row["trigger"] is None
-                else f"The trigger {row['trigger']}"
-            )
+            who = f"The trigger {row['trigger']}" if row["trigger"] else "An action, erased since,"
             reason = f"{who} acted on {_events(count)}, this one included."
             return Fate(subscriber, "acted", reason, 0, at, led_to=row["id"])
         reason = f"Dropped with {_events(count)} in all, without an action: {row['reason'] or 'the reason was erased'}."
