@@ -48,6 +48,7 @@ PROJECT_BLOCKS = [
     ("operations.md", "why EVENT_ID", "dead letter"),
     ("operations.md", "dlq show", "dead letter"),
     ("operations.md", "prune", "prints Deleted"),
+    ("operations.md", "erase --scope", "skip: the scope of the example has no events"),
     ("operations.md", "--types agent.dropped", ""),
     ("operations.md", "order.removed", "skip: it needs events of a type that was removed"),
     ("operations.md", "--publish-to", ""),

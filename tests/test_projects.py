@@ -75,17 +75,19 @@ PROCESS_TESTS = (
 ANSWER_INDEPENDENT_TESTS = (
     *(
         "api_clients",
+        "backup",
         "breaker",
         "bytes",
         "context",
         "deadlines",
         "deprecated",
+        "erased",
         "erasing",
         "headers",
     ),
     *("hostile_rows", "indexes", "intake", "kept", "keys", "listening", "operators", "prompt"),
     *("rates", "readable", "reads", "refusals", "requests", "revisions", "roles", "service_ids"),
-    *("sinks", "terminal", "text", "why"),
+    *("retention", "sinks", "terminal", "text", "why"),
 )
 """What knows nothing of loops and locks, and is tried once."""
 

@@ -115,7 +115,7 @@ def test_secrets_are_made_once_for_their_owner_alone(project: Path) -> None:
     assert password not in before["secrets/database_url"]
     service = before["secrets/service_password"].strip()
     assert f"_service:{service}@db:5432/" in before["secrets/database_url"]
-    assert before[".env.production"] == "DEFAULT_MODEL=openai:gpt-5-mini\n"
+    assert before[".env.production"] == "DEFAULT_MODEL=openai:gpt-5-mini\nLOG_RETENTION=7776000\n"
     assert (project / "secrets").stat().st_mode & 0o777 == 0o700
 
 

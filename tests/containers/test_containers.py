@@ -317,6 +317,36 @@ def roles(stack: Stack, owner: str) -> list[str]:
     ).split()
 
 
+def test_a_backup_is_restored_by_the_commands_of_the_page(production: Stack) -> None:
+    production.compose("up", "--detach", "--wait")
+    with production.client() as client:
+        kept = client.post("/events", json=FAILURE).json()["id"]
+
+        def is_held() -> bool:
+            return client.get(f"/events/{kept}").json()["deliveries"][0]["status"] == "held"
+
+        until(is_held, "a worker took the event")
+        production.run("sh", "-ec", shell_of(production, "Backup"))
+        later = client.post("/events", json=FAILURE).json()["id"]
+
+        production.run("sh", "-ec", shell_of(production, "Restore"))
+
+        assert is_held()
+        assert client.get(f"/events/{later}").status_code == 404, "it came after the backup"
+        new = client.post("/events", json=FAILURE).json()["id"]
+        until(
+            lambda: client.get(f"/events/{new}").json()["deliveries"][0]["status"] == "held",
+            "the workers go on",
+        )
+
+
+def shell_of(stack: Stack, heading: str) -> str:
+    """Return the commands under a heading of the project's page for operators."""
+    page = (stack.path / "docs" / "operations.md").read_text()
+    section = page.split(f"\n### {heading}\n", 1)[1].split("\n### ", 1)[0]
+    return section.split("```bash\n", 1)[1].split("```", 1)[0]
+
+
 def test_what_is_still_starting_or_migrating_stops_at_once(production: Stack) -> None:
     production.compose("up", "--detach", "--wait", "db")
     production.compose("create")

@@ -71,7 +71,7 @@ STATEMENTS: dict[str, tuple[str, tuple[object, ...], set[str]]] = {
     "release": (RELEASE, ("agent", [1, 2], [1, 2], 0.0, None), {"deliveries_pkey"}),
     "ack": (ACK, ("agent", [1, 2], [1, 2]), {"deliveries_pkey"}),
     "nack": (NACK, ("agent", 1, 1, "no luck", None, 1.0, 2.0, 3), {"deliveries_pkey"}),
-    "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], [], []), {"deliveries_pkey"}),
+    "hold": (HOLD, ("agent", [1, 2], [1, 2], [], [], [], [], []), {"deliveries_pkey"}),
     "state of a scope": (
         STATE,
         ("agent", "scope:1", [1, 2], [1, 2], False),
@@ -225,12 +225,13 @@ WASTED = 20  # rows that a statement may look at in vain
 SEQS = f"'{{{','.join(str(seq) for seq in range(1_000, 1_000 + AT_ONCE))}}}'::bigint[]"
 FENCES = f"'{{{','.join(['7'] * AT_ONCE)}}}'::bigint[]"
 REASONS = f"'{{{','.join(['none'] * AT_ONCE)}}}'::text[]"
+WAITS = f"array_fill(NULL::float8, ARRAY[{AT_ONCE}])"
 NOTES = f"array_fill('{{}}'::text, ARRAY[{AT_ONCE}])"
 SETTLING: dict[str, tuple[str, str]] = {
     "ack": (ACK, ""),
     "renew": (RENEW, ", 15.0"),
     "release": (RELEASE, ", 0.0, NULL"),
-    "hold": (HOLD, f", {SEQS}::text[], {NOTES}, {SEQS}"),
+    "hold": (HOLD, f", {SEQS}::text[], {NOTES}, {SEQS}, {WAITS}, {SEQS}"),
     "drop": (DROP, ""),
     "held events that cannot be read": (DEAD_LETTER, f", {REASONS}, 'scope:1'"),
 }

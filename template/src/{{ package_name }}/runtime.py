@@ -24,6 +24,7 @@ from .infra.model.models import build_model
 from .infra.process.shutdown import NotReleased, busy_threads
 from .infra.process.supervise import Supervised
 from .infra.readiness import Readiness
+from .infra.retention import run_retention
 from .infra.store import EventStore
 from .infra.telemetry.metrics import measure_queue
 from .infra.text import as_template, describe, shorten
@@ -107,6 +108,10 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
         service.tasks.append(Supervised("other workers", lambda: _warn_of_other_workers(service)))
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
+    if retention := service.settings.log_retention:
+        service.tasks.append(
+            Supervised("retention", lambda: run_retention(service.store, retention))
+        )
     await _announce(service, "started")
     supervised = service.tasks.copy()
     agent, *others = [asyncio.create_task(task.run()) for task in supervised]

@@ -5,9 +5,10 @@ Each event is encoded once, and all its recipients share the bytes.
 
 import asyncio
 from collections import deque
+from typing import Literal
 
 from ..config import Settings
-from ..infra.store import Cursor, Stored, UnreadableEvent
+from ..infra.store import Cursor, ErasedEvent, Stored, UnreadableEvent
 from ..infra.store.log import EventFilter
 from ..infra.text import one_line
 
@@ -15,16 +16,24 @@ from ..infra.text import one_line
 class Message:
     """An event encoded for clients, as one line of JSON."""
 
-    __slots__ = ("id", "json", "name", "pending_sends", "readable", "traceparent")
+    __slots__ = ("id", "json", "label", "name", "pending_sends", "traceparent")
 
     def __init__(self, event: Stored) -> None:
-        self.readable = not isinstance(event, UnreadableEvent)
+        self.label = _label(event)
+        """`unreadable` or `erased`, if the event is not a plain one; else empty."""
         self.id = event.id
-        self.name = one_line(event.type) if self.readable else "unreadable"
-        self.traceparent = None if isinstance(event, UnreadableEvent) else event.meta.traceparent
+        self.name = self.label or one_line(event.type)
+        plain = not isinstance(event, UnreadableEvent | ErasedEvent)
+        self.traceparent = event.meta.traceparent if plain else None
         self.json = one_line(event.model_dump_json()).encode()
         self.pending_sends = 0
         """The number of clients for which it is queued or being sent."""
+
+
+def _label(event: Stored) -> Literal["unreadable", "erased", ""]:
+    if isinstance(event, UnreadableEvent):
+        return "unreadable"
+    return "erased" if isinstance(event, ErasedEvent) else ""
 
 
 class UnsentBytes:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .. import COMMAND
 from ..core.events import public_types
-from ..infra.store import EventStore, Stored, UnreadableEvent
+from ..infra.store import ErasedEvent, EventStore, Stored, UnreadableEvent
 from ..infra.store.log import EventFilter
 from ..infra.text import one_line
 from .jsonl import JsonLinesPublisher, JsonLinesWriter, name_of, validate_event
@@ -118,7 +118,8 @@ def replay(
 ) -> None:
     """Print past events as JSON Lines, in their order. Nothing changes in this instance.
 
-    An event that this version cannot read is printed as it is stored, with the reason in `unreadable`.
+    An event that this version cannot read is printed as it is stored, with the reason in `unreadable`. An erased event
+    has the time of its erasure in `erased`, and no content.
     """
     since, until = period(start, end, last)
     wanted = split_types(types)
@@ -189,6 +190,8 @@ def line_of(event: Stored) -> Text:
     """Return an event as a coloured line."""
     if isinstance(event, UnreadableEvent):
         details = event.model_dump_json(include={"id", "payload", "unreadable"})
+    elif isinstance(event, ErasedEvent):
+        details = event.model_dump_json(include={"id", "payload", "erased"})
     else:
         details = event.model_dump_json(
             exclude={"id", "type", "timestamp", "meta", "scope", "version"}

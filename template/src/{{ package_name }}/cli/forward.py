@@ -18,7 +18,7 @@ from tenacity import (
 
 from ..core.events import INTERNAL_TYPES, Event, EventMeta
 from ..core.units import Seconds
-from ..infra.store import Stored, UnreadableEvent
+from ..infra.store import ErasedEvent, Stored, UnreadableEvent
 from .output import CommandFailed
 
 CHUNK_EVENTS = 100
@@ -66,6 +66,7 @@ class Forwarder:
         self._new = 0
         self._left_out = 0
         self._unreadable = 0
+        self._erased = 0
         self._refused = 0
         self._first_refused = ""
 
@@ -90,6 +91,7 @@ class Forwarder:
             f"Published {self._sent} events, {self._new} of them new there;"
             f" {self._left_out} of internal types were left out"
             + (f", and {self._unreadable} unreadable" if self._unreadable else "")
+            + (f", and {self._erased} erased" if self._erased else "")
         )
 
     def progress(self) -> str:
@@ -104,6 +106,9 @@ class Forwarder:
         async for event in events:
             if isinstance(event, UnreadableEvent):
                 self._unreadable += 1
+                continue
+            if isinstance(event, ErasedEvent):
+                self._erased += 1
                 continue
             if event.type in INTERNAL_TYPES:
                 self._left_out += 1

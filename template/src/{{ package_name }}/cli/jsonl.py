@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from .. import COMMAND
 from ..api.incoming import OperatorEvent
 from ..core.events import Event
-from ..infra.store import EventStore, InvalidEvent, Stored, UnreadableEvent
+from ..infra.store import ErasedEvent, EventStore, InvalidEvent, Stored, UnreadableEvent
 from ..infra.text import one_line
 from .output import CommandFailed, translate_write_errors
 from .store import operator
@@ -117,16 +117,19 @@ class JsonLinesWriter:
             CommandFailed: the output cannot be written.
             OutputClosed: the reader closed the output.
         """
-        count = unreadable = 0
+        count = unreadable = erased = 0
         async for event in events:
             with translate_write_errors(self._out):
                 self._out.write(one_line(event.model_dump_json()) + "\n")
             count += 1
             unreadable += isinstance(event, UnreadableEvent)
+            erased += isinstance(event, ErasedEvent)
         with translate_write_errors(self._out):
             self._out.flush()
-        return f"Replayed {count} events" + (
-            f", {unreadable} of them unreadable: shown as they are stored" if unreadable else ""
+        return (
+            f"Replayed {count} events"
+            + (f", {unreadable} of them unreadable: shown as they are stored" if unreadable else "")
+            + (f", {erased} of them erased: shown without content" if erased else "")
         )
 
     def progress(self) -> str:

@@ -1,6 +1,7 @@
 """Commands that manage the queue: deliveries, dead letters and old events."""
 
 import json
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from .. import COMMAND
 from ..infra.store import EventStore
 from ..infra.store.codec import load_json_or_text
+from ..infra.store.erase import parse_where, select
 from .options import duration
 from .output import CommandFailed, Json, confirm, echo, fail
 from .store import operator, with_store
@@ -49,25 +51,47 @@ def prune(
     echo(f"Deleted {with_store(lambda store: store.prune(age, by=operator()))} events")
 
 
-@app.command(epilog=f"Examples: {COMMAND} erase user:ada --dry-run, {COMMAND} erase user:ada")
+@app.command(
+    epilog=f"Examples: {COMMAND} erase --scope user:ada --dry-run  |  {COMMAND} erase --scope user:ada"
+    f"  |  {COMMAND} erase --where " + """'{"customer": "42"}'"""
+)
 def erase(
-    scope: Annotated[str, typer.Argument(help="The whole scope, as `tail` shows it.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[SCOPE]", help="The same as --scope.")
+    ] = None,
+    scope: Annotated[
+        str | None, typer.Option("--scope", help="The whole scope, as `tail` shows it.")
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where", metavar="JSON", help="Fields and values that the payload contains."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Delete a scope: its events, their deliveries, and the agent's notes."""
-    if dry_run or not yes:
-        count = with_store(lambda store: store.admin.count_scope_events(scope)) or _no_scope(scope)
-        if dry_run:
-            echo(f"Would delete {count} events")
-            return
-        confirm(f"Delete {count} events of {scope}? This cannot be undone.")
-    erased = with_store(lambda store: store.erase(scope, by=operator())) or _no_scope(scope)
-    echo(f"Deleted {erased} events")
-
-
-def _no_scope(scope: str) -> NoReturn:
-    fail(f"The log has no event of scope {scope!r}; `{COMMAND} tail` shows the scopes.")
+    """Erase what events say, in the log, actions, dead letters and notes. Ids, types, times and causes stay."""
+    if (name is not None) + (scope is not None) + (where is not None) != 1:
+        raise typer.BadParameter("give either --scope or --where")
+    fields = None if where is None else parse_where(where)
+    what = select(scope if name is None else name, fields)
+    found = with_store(lambda store: store.admin.count_erasable(what))
+    if what.scope is not None and not found.known:
+        fail(f"The log has no event of scope {what.scope!r}; `{COMMAND} tail` shows the scopes.")
+    rest = f" and {found.repeating} of their actions and drops" if found.repeating else ""
+    if dry_run:
+        echo(f"Would erase {found.events} events{rest}")
+        return
+    if what.where is not None and not found.events + found.repeating:
+        echo("Erased 0 events: no payload contains that, or all that did are erased")
+        return
+    if not yes and not sys.stdin.isatty():
+        fail("Nobody can be asked without a terminal: add --yes, or --dry-run to count only.")
+    if not yes:
+        confirm(f"Erase {found.events} events{rest}? This cannot be undone.")
+    erased = with_store(lambda store: store.erase(what.scope, where=fields, by=operator()))
+    echo(f"Erased {erased} events")
 
 
 @dlq.command("list", epilog=f"Examples: {COMMAND} dlq list, {COMMAND} dlq list --limit 5 --json")

@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 
 from .. import COMMAND
 from ..infra.store import EventStore
+from ..infra.store.codec import ERASED
 from ..infra.store.why import Fate, Why, explain
 from ..infra.text import json_line
 from .output import Json, echo, fail
@@ -52,6 +53,8 @@ def _event_lines(found: Why) -> Iterator[tuple[str, object]]:
     yield "published", f"{_time(found.recorded_at)} by {found.source}"
     if found.timestamp != found.recorded_at:
         yield "happened", _time(found.timestamp)
+    if erased := _get(found.meta, ERASED):
+        yield "erased", f"{erased}: only ids, times and causes are left"
     names = {"caused by": "causation_id", "correlated": "correlation_id", "trace": "trace_id"}
     for name, key in names.items():
         if value := _get(found.meta, key):

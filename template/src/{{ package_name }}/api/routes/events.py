@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from ...core.events import Event
-from ...infra.store import InvalidEvent, UnreadableEvent
+from ...infra.store import ErasedEvent, InvalidEvent, UnreadableEvent
 from ...infra.store.log import EventFilter
 from .. import ids as ids  # registers the path convertor
 from .. import usage
@@ -50,7 +50,7 @@ class Delivery(BaseModel):
 class EventDetails(BaseModel):
     """An event of the log, with its deliveries."""
 
-    event: Event | UnreadableEvent
+    event: Event | UnreadableEvent | ErasedEvent
     recorded_at: datetime
     deliveries: list[Delivery]
 
@@ -58,7 +58,7 @@ class EventDetails(BaseModel):
 class EventPage(BaseModel):
     """Events, newest first; fewer than `limit`, or none, if `stopped_at` is not `limit`."""
 
-    events: list[Event | UnreadableEvent]
+    events: list[Event | UnreadableEvent | ErasedEvent]
     before: int | None
     """The cursor of the next page; null if there is none."""
     stopped_at: Literal["limit", "rows", "bytes"] | None
@@ -119,7 +119,8 @@ async def list_events(
     """List the newest events, optionally only of some types or of one scope.
 
     A filter scans at most 10,000 events: pass `before` until it is null. An event that this version cannot
-    read is returned as it is stored, with the reason in `unreadable`.
+    read is returned as it is stored, with the reason in `unreadable`. An erased event has the time of its erasure in
+    `erased`, and no content.
     """
     refuse_nul(scope, *(type or []))
     page = await store.log.scan_page(EventFilter(type, scope, client.within), before, limit)

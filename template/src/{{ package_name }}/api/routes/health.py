@@ -1,5 +1,8 @@
 """Routes that report health and readiness."""
 
+import asyncio
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
@@ -8,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ...core.units import Seconds
+from ...infra.database import DATABASE_UNAVAILABLE
 from ...infra.text import storable
 from ...runtime import Service
 from ..auth import client_of
@@ -63,6 +67,17 @@ class ModelState(BaseModel):
     """The error of the last request; for `misconfigured`, with the remedy."""
 
 
+class RetentionState(BaseModel):
+    """How the last run of LOG_RETENTION went, in whichever process."""
+
+    started_at: datetime
+    ended_at: datetime | None
+    deleted: int
+    """The number of events that it deleted."""
+    error: str | None
+    """Why it failed."""
+
+
 class ReadinessStatus(BaseModel):
     """Whether the process is ready for work."""
 
@@ -80,6 +95,8 @@ class Readiness(ReadinessStatus):
     warnings: list[str]
     """Problems that an operator should correct although the service works."""
     tasks: dict[str, TaskState]
+    retention: RetentionState | None = None
+    """The last run of LOG_RETENTION; null if it is unset, or has not run, or the database is unavailable."""
 
 
 @router.get("/health")
@@ -112,12 +129,25 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
     status = "ready" if well else "not ready"
     answer = ReadinessStatus(status=status)
     if details:
-        answer = Readiness(status=status, database=database, **service.status())
-    return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
+        retention = await _retention(service) if database == "ok" else None
+        answer = Readiness(
+            status=status, database=database, retention=retention, **service.status()
+        )
+    return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
 
 
 def _all_run(service: Service) -> bool:
     return all(task.state == "running" for task in service.tasks)
+
+
+async def _retention(service: Service) -> RetentionState | None:
+    if service.settings.log_retention is None:
+        return None
+    with suppress(*DATABASE_UNAVAILABLE, TimeoutError):
+        async with asyncio.timeout(READY_TIMEOUT):
+            if (run := await service.store.admin.last_pruning()) is not None:
+                return RetentionState(**run._asdict())
+    return None
 
 
 async def _database(service: Service) -> str:

@@ -124,6 +124,7 @@ async def stream_events(
     """Stream events as they commit; a client that reconnects resumes from `Last-Event-ID`.
 
     An event that this version cannot read has the name `unreadable`, and is sent as it is stored.
+    An erased event has the name `erased`, and no content.
     """
     refuse_nul(scope, *(type or []))
     try:

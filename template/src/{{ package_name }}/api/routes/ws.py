@@ -222,6 +222,6 @@ async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
             if message is None:
                 await client.send_line("{" + place + "}")
                 continue
-            name = "action" if message.readable else "unreadable"
+            name = message.label or "action"
             with continuing(message.traceparent), _message_span("ws.push", client):
                 await client.send_line("{" + f'"{name}":{message.json.decode()},{place}' + "}")

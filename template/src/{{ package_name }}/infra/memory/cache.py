@@ -52,7 +52,7 @@ class CacheEntry:
         if scratch == self.scratch and self._is_near(wake_at):
             return None
         self.scratch, self.wake_at = scratch, wake_at
-        return ScopeNotes(scratch, wait)
+        return ScopeNotes(scratch, wait, self.version)
 
     def _is_near(self, wake_at: datetime | None) -> bool:
         if wake_at is None or self.wake_at is None:

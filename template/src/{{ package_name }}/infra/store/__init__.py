@@ -7,7 +7,7 @@ the ack happen exactly once; a stale worker cannot ack.
 from typing import TYPE_CHECKING
 
 from .claim import Token
-from .codec import Stored, UnreadableEvent
+from .codec import ErasedEvent, Stored, UnreadableEvent
 from .consumer import Consumer
 from .cursor import Cursor
 from .dead_letters import DeadLetter
@@ -27,6 +27,7 @@ __all__ = [
     "DeadLetter",
     "DeliveryStatus",
     "EarlierEventPending",
+    "ErasedEvent",
     "EventConflict",
     "EventRecord",
     "EventStore",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import logfire
 
 from ..telemetry import counters
-from . import erase, operators, prune, stats, subscriptions
+from . import erase, operators, prune, retention, stats, subscriptions
 from .connections import claim_connection_prefix
 from .dead_letters import (
     DeadLetterFilter,
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ...core.events import Event
-    from ...core.units import Scope, Seconds
+    from ...core.units import Seconds
     from .codec import Limits
     from .connections import StoreConnections
     from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage
+    from .erase import Erasable, Selection
+    from .retention import LastRun
     from .stats import DeliveryStatus, QueueStats
 
 
@@ -133,17 +135,27 @@ class Administration:
         chunks = prune.prune(self._connections.long_fetch, older_than)
         return sum([count async for count in chunks])
 
-    async def count_scope_events(self, scope: Scope) -> int:
-        """Return how many events `erase` would delete."""
-        return await erase.count_events(self._connections.long_fetch, scope)
+    async def prune_if_due(self, older_than: Seconds) -> int | None:
+        """Prune for the whole fleet if a run is due; see `retention.run_if_due`."""
+        return await retention.run_if_due(self._connections, older_than)
 
-    async def erase(self, scope: Scope, by: str | None) -> int:
-        """Delete everything of a scope; see `EventStore.erase`."""
+    async def last_pruning(self) -> LastRun | None:
+        """Return how the fleet's last run of pruning went; None before the first."""
+        return await retention.last_run(self._connections.readers.find)
+
+    async def count_erasable(self, what: Selection) -> Erasable:
+        """Return how many events `erase` would overwrite."""
+        return await erase.count(self._connections, what)
+
+    async def erase(self, what: Selection, by: str | None) -> int:
+        """Overwrite events and what repeats them; see `EventStore.erase`."""
         if by is not None:
-            count = await self.count_scope_events(scope)
-            if count:
-                await self._record(operators.erasing_record(by, count))
-        return sum([count async for count in erase.erase(self._connections.long_fetch, scope)])
+            found = await self.count_erasable(what)
+            if found.events + found.repeating:
+                count = found.events + found.repeating
+                await self._record(operators.erasing_record(by, count, what.keys))
+        chunks = erase.erase(self._connections, what)
+        return sum([count async for count in chunks])
 
     async def _record(self, action: Event) -> None:
         """Publish the record of what an operator is about to do."""

@@ -6,7 +6,7 @@
 import re
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import logfire
 from pydantic import AwareDatetime, BaseModel, ValidationError
@@ -35,6 +35,8 @@ EVENT_COLUMNS = (
     f"e.seq, e.id, e.type, e.source, e.scope, {calendar_time('e.timestamp')} AS timestamp,"
     f" e.payload, e.headers, {calendar_time('e.recorded_at')} AS recorded_at"
 )
+ERASED = "erased"
+"""The key of the headers that marks an erased event; its value is the time of the erasure."""
 MIN_SIZE_LIMIT = 1_000_000  # bytes, even if API_MAX_BODY_BYTES is smaller
 MAX_SHOWN_ERRORS = 5  # validation errors quoted of one event
 # The exponent mark of a large float: `e+`, or `e` in older versions of pydantic-core.
@@ -44,6 +46,10 @@ LARGE_FLOAT = re.compile(rf"{STRING}|-?\d+(?:\.\d+)?[eE]\+?\d+", re.DOTALL)
 
 class Unreadable(Exception):
     """This code cannot read the row of an event; the message is the reason in one sentence."""
+
+
+class Erased(Unreadable):
+    """An operator erased the event: decisions treat it as absent."""
 
 
 class NewerEvent(Exception):
@@ -67,7 +73,24 @@ class UnreadableEvent(BaseModel):
     """The reason."""
 
 
-type Stored = Event | UnreadableEvent
+class ErasedEvent(BaseModel):
+    """A stored event that an operator erased: what happened when, and why, but no longer what it said."""
+
+    seq: int
+    id: str
+    type: str
+    source: str
+    scope: str
+    timestamp: AwareDatetime
+    recorded_at: AwareDatetime
+    payload: Any
+    """`covers` of an action or a drop; else empty."""
+    meta: Any
+    erased: str
+    """When it was erased, as ISO 8601."""
+
+
+type Stored = Event | UnreadableEvent | ErasedEvent
 """A row of the log as readers get it."""
 
 
@@ -241,16 +264,30 @@ def _read(
             "source": source,
             "scope": scope,
             "timestamp": timestamp,
-            "meta": load_json(headers),
+            "meta": _read_meta(headers),
         }
         # Faster than the adapter's own method.
         return event_adapter.validator.validate_python(fields)
+    except Erased:
+        raise
     except ValidationError as error:
         if error.errors(include_url=False, include_input=False)[0]["type"] == NEWER:
             raise NewerEvent(f"version: {id} has a newer one of {type} than is known") from error
         raise Unreadable(_sentence(error, type)) from error
     except Exception as error:  # a parser's limit, or an error of a function in UPGRADES
         raise Unreadable(f"it cannot be read: {describe(error)}") from error
+
+
+def _read_meta(headers: Any) -> dict[str, Any]:
+    """Parse the headers.
+
+    Raises:
+        Erased: they mark an erased event.
+    """
+    meta = load_json(headers)
+    if isinstance(cast("object", meta), dict) and ERASED in meta:
+        raise Erased(f"it was erased at {meta[ERASED]}")
+    return meta
 
 
 def _sentence(error: ValidationError, name: str) -> str:
@@ -283,28 +320,35 @@ def decode_known(row: Row) -> Event | None:
     """Return the event of a row; if it cannot be read, log a warning and return None."""
     try:
         return decode(row)
+    except Erased:
+        return None
     except (Unreadable, NewerEvent) as error:
         logfire.warn("Event {id} cannot be read: {error}", id=row["id"], error=str(error))
         return None
 
 
 def decode_any(row: Row) -> Stored:
-    """Return the event of a row, or an `UnreadableEvent` with the reason."""
+    """Return the event of a row, or an `ErasedEvent`, or an `UnreadableEvent` with the reason."""
     try:
         return decode(row)
+    except Erased:
+        stored = _as_stored(row)
+        meta = {**stored["meta"]}
+        erased = str(meta.pop(ERASED))
+        return ErasedEvent.model_validate({**stored, "meta": meta, "erased": erased})
     except (Unreadable, NewerEvent) as error:
-        return UnreadableEvent(
-            seq=row["seq"],
-            id=row["id"],
-            type=row["type"],
-            source=row["source"],
-            scope=row["scope"],
-            timestamp=with_timezone(row["timestamp"]),
-            recorded_at=with_timezone(row["recorded_at"]),
-            payload=load_json_or_text(row["payload"]),
-            meta=load_json_or_text(row["headers"]),
-            unreadable=str(error),
-        )
+        return UnreadableEvent(**_as_stored(row), unreadable=str(error))
+
+
+def _as_stored(row: Row) -> dict[str, Any]:
+    """Return the columns of a row, for an event that is shown as it is stored."""
+    return {
+        **{name: row[name] for name in ("seq", "id", "type", "source", "scope")},
+        "timestamp": with_timezone(row["timestamp"]),
+        "recorded_at": with_timezone(row["recorded_at"]),
+        "payload": load_json_or_text(row["payload"]),
+        "meta": load_json_or_text(row["headers"]),
+    }
 
 
 def load_json(value: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from opentelemetry.trace import Span
 from ...core.events import Event
 from ..database import Fetch
 from ..telemetry.spans import is_traced
-from .codec import Encoded, Limits, encode, refuse_invalid
+from .codec import ERASED, Encoded, Limits, encode, refuse_invalid
 from .group_commit import MAX_COMMIT_ITEMS
 from .refusal import InvalidEvent, refuse_deep
 from .repeats import has_same_content
@@ -55,7 +55,8 @@ PUBLISH_ONE = _statement(
 
 # Runs only if an id was stored already. Its snapshot includes rows that the insert had to wait for.
 KNOWN = f"""
-SELECT e.id, e.type, e.source, e.scope, {calendar_time("e.timestamp")} AS timestamp, e.payload
+SELECT e.id, e.type, e.source, e.scope, {calendar_time("e.timestamp")} AS timestamp, e.payload,
+       e.headers ? '{ERASED}' AS erased
   FROM events e
  WHERE e.id = ANY ($1::text[])
 """  # noqa: S608 - interpolates constant SQL only

@@ -20,7 +20,7 @@ from ..database import (
 from ..telemetry import counters
 from ..telemetry.spans import step
 from .byte_budget import read_within, stream_events
-from .codec import EVENT_COLUMNS, UnreadableEvent, decode_any, decode_known
+from .codec import EVENT_COLUMNS, ErasedEvent, UnreadableEvent, decode_any, decode_known
 from .cursor import MAX_BIGINT
 from .follow import Follower
 from .insert import insert_events
@@ -76,7 +76,7 @@ class Latest(NamedTuple):
 
 
 class Log:
-    """Appends events and reads them, including those that this code cannot decode."""
+    """Appends events and reads them, including erased ones and those that this code cannot decode."""
 
     def __init__(self, connections: StoreConnections, limits: Limits) -> None:
         self.limits = limits
@@ -213,7 +213,9 @@ class Log:
 
 
 def readable(stored: Stored | None) -> Event | None:
-    """Return the event; if this code cannot read it, log a warning and return None."""
+    """Return the event; None if it is erased, or, with a warning, if this code cannot read it."""
+    if isinstance(stored, ErasedEvent):
+        return None
     if isinstance(stored, UnreadableEvent):
         logfire.warn("Event {id} cannot be read: {error}", id=stored.id, error=stored.unreadable)
         return None

@@ -11,6 +11,7 @@ from ..text import shorten
 from .dead_letters import DeadLetterFilter
 
 MAX_LISTED_IDS = 100  # of events in one record
+MAX_KEY_BYTES = 200  # of a listed name of a field
 MAX_NAME_BYTES = 190  # bytes of an operator's name, which is part of the record's source
 
 
@@ -31,9 +32,15 @@ def pruning_record(by: str, older_than: Seconds) -> OperatorActionEvent:
     return _record("prune", by, None, older_than=older_than)
 
 
-def erasing_record(by: str, count: int) -> OperatorActionEvent:
-    """Return the record of a request to erase a scope, whose name may be a person's."""
-    return _record("erase", by, None, count=count)
+def erasing_record(by: str, count: int, keys: Sequence[str]) -> OperatorActionEvent:
+    """Return the record of an erasure: the number of events and the fields that selected them.
+
+    It names neither the scope nor a value, since those may name a person.
+    """
+    record = _record("erase", by, None, count=count)
+    if keys:
+        record.details["where"] = [shorten(key, MAX_KEY_BYTES) for key in keys[:MAX_LISTED_IDS]]
+    return record
 
 
 def _record(

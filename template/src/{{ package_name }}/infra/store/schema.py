@@ -1,6 +1,6 @@
 """The tables of the event store.
 
-`events` is the log: append-only, one row an event, never updated. `deliveries` has one row for each event that
+`events` is the log: append-only, one row an event, overwritten only by an erasure. `deliveries` has one row for each event that
 is pending for a subscriber; it is small and changes often. `subscriptions` names the types that each subscriber
 gets. `scopes` keeps what a working memory cannot derive from its events.
 
@@ -15,7 +15,8 @@ The life of an event:
 
 So costs grow with the number of pending deliveries, and not with the length of the log.
 
-`model_usage` is separate: the use of models in each hour, for a budget that all processes share.
+`model_usage` is separate: the use of models in each hour, for a budget that all processes share. So is `maintenance`:
+the last run of what one process does for all.
 """
 
 from datetime import datetime
@@ -171,6 +172,20 @@ class ModelUsageRecord(StoreBase):
     requests: Mapped[int]
     tokens: Mapped[int]
     cost: Mapped[Decimal] = mapped_column(Numeric)  # US dollars
+
+
+class MaintenanceRecord(StoreBase):
+    """The last run of maintenance that one process does for all."""
+
+    __tablename__ = "maintenance"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    deleted: Mapped[int] = mapped_column(server_default=text("0"))
+    error: Mapped[str | None]
+    through: Mapped[int] = mapped_column(server_default=text("0"))
+    """The `seq` up to which ticks were looked at."""
 
 
 class ScopeRecord(StoreBase):

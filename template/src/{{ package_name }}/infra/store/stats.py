@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ...core.units import Seconds
 from ..database import Fetch, Row
 from .claim import IS_PENDING
+from .codec import ERASED
 
 EXACT_COUNT_LIMIT = 10_000
 """The most deliveries of one kind that are counted exactly; a larger number is estimated."""
@@ -45,9 +46,13 @@ SELECT s.name AS subscriber, c.*,
 # The planner's row estimate, from the table's statistics and size.
 ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM deliveries d WHERE d.subscriber = $1 AND {condition}"
 
-STATUS = """
-SELECT subscriber, status, attempts, error FROM event_status WHERE id = $1 ORDER BY subscriber
-"""
+STATUS = f"""
+SELECT s.subscriber, CASE WHEN s.status = 'completed' AND e.headers ? '{ERASED}' THEN 'erased'
+       ELSE s.status END AS status, s.attempts, s.error
+  FROM event_status s JOIN events e USING (id)
+ WHERE id = $1
+ ORDER BY s.subscriber
+"""  # noqa: S608 - interpolates constant SQL only
 
 COUNT_OTHER_WORKERS = """
 SELECT count(DISTINCT application_name)::int AS others

@@ -11,13 +11,14 @@ from ..database import COMMIT_TIMEOUT
 from .admin import Administration
 from .codec import Limits
 from .connections import StoreConnections
+from .erase import select
 from .log import EventFilter, Latest, Log, readable
 from .old_names import OldNames
 from .queue import SubscriberQueue
 from .scopes import Scopes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -362,13 +363,23 @@ class EventStore(OldNames):
         """
         return await self.admin.prune(older_than, by)
 
-    async def erase(self, scope: Scope, *, by: str | None = None) -> int:
-        """Delete a scope's events, their deliveries and its notes; return the number of events.
+    async def erase(
+        self,
+        scope: Scope | None = None,
+        *,
+        where: Mapping[str, object] | None = None,
+        by: str | None = None,
+    ) -> int:
+        """Erase the events of a scope, or those whose payload contains `where`; return the number of events.
 
-        Decisions under way can no longer act on them. It takes many transactions. With `by`, the record, which
-        does not name the scope, commits before the first.
+        Their content, actions that cover them, dead letters and notes are overwritten; ids, types, times and causes
+        stay. Decisions under way can no longer act on them. It takes many transactions. With `by`, the record, which
+        has neither the scope nor a value, commits before the first.
+
+        Raises:
+            InvalidEvent: both or neither are given, or `where` can match no payload, or all of them.
         """
-        return await self.admin.erase(scope, by)
+        return await self.admin.erase(select(scope, where), by)
 
     async def release_aged(self, age: Seconds) -> int:
         """Drop events that were held for longer than `age` seconds, in all scopes; return their number.

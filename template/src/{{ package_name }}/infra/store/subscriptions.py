@@ -6,6 +6,7 @@ from datetime import datetime
 
 from ...core.units import Seconds
 from ..database import Fetch
+from .codec import ERASED
 
 # The events that the service itself publishes about its work.
 DEFAULT_EXCLUDED_TYPES = ["agent.action", "agent.dropped", "lifecycle", "operator.action"]
@@ -21,15 +22,15 @@ RETURNING pg_current_xact_id()::text AS tx, (xmax = 0) AS created
 
 TRANSACTION_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8 AS ended"
 
-BACKFILL = """
+BACKFILL = f"""
 INSERT INTO deliveries (subscriber, seq, scope)
 SELECT s.name, e.seq, e.scope
   FROM subscriptions s
   JOIN events e ON (s.types IS NULL OR e.type = ANY (s.types)) AND e.type <> ALL (s.excluded)
- WHERE s.name = $1 AND e.recorded_at >= $2
+ WHERE s.name = $1 AND e.recorded_at >= $2 AND NOT e.headers ? '{ERASED}'
     ON CONFLICT DO NOTHING
 RETURNING seq
-"""
+"""  # noqa: S608 - interpolates constant SQL only
 
 
 async def subscribers(fetch: Fetch) -> list[str]:

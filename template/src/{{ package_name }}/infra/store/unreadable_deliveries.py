@@ -1,4 +1,4 @@
-"""Refuses claimed deliveries whose event this code cannot read."""
+"""Refuses claimed deliveries whose event this code cannot read, or whose event was erased."""
 
 import logfire
 
@@ -8,8 +8,10 @@ from ..telemetry import counters
 from .backoff import Backoff, nack
 from .claim import Token
 from .claiming import Claiming
-from .codec import NewerEvent, Unreadable
+from .codec import Erased, NewerEvent, Unreadable
 from .releases import Releases
+from .settle import ack
+from .wakes import WAKE_AGAIN
 
 NEWER_DELAY: Seconds = 1.0  # before an event that only newer code can read is claimed again
 AT_ONCE = Backoff(1.0, 1.0, attempts=0)
@@ -30,14 +32,27 @@ class UnreadableDeliveries:
     async def refuse(self, row: Row, token: Token, error: Unreadable | NewerEvent) -> None:
         """Dead-letter an event that this code cannot read, or release one that newer code wrote.
 
-        During a deploy, a worker with the newer code claims the latter.
+        During a deploy, a worker with the newer code claims the latter. An erased event is settled: there is nothing
+        left to decide on.
         """
         if isinstance(error, NewerEvent):
             logfire.warn("Released for a worker with newer code: {reason}", reason=str(error))
             await self._releases.release([token], NEWER_DELAY, reason=str(error))
+        elif isinstance(error, Erased):
+            await self._settle(row, token)
         else:
             await self._dead_letter(row, token, error)
             self._claiming.settled([token], final=False)
+
+    async def _settle(self, row: Row, token: Token) -> None:
+        try:
+            counters.handled.add(len(await ack(self._fetch, self._subscriber, [token])))
+            if token.admitted:  # what else its scope holds is evaluated without it
+                await self._fetch(WAKE_AGAIN, self._subscriber, token.scope)
+        except DATABASE_UNAVAILABLE as outage:  # it is claimed again when its lease expires
+            logfire.warn("An erased event was not settled: {error}", error=repr(outage))
+        logfire.info("Event {id} was erased: no decision follows", id=row["id"])
+        self._claiming.settled([token], final=True)
 
     async def _dead_letter(self, row: Row, token: Token, error: Unreadable) -> None:
         reason = f"it is not a valid {row['type']} event any more: {error}"

@@ -53,6 +53,8 @@ SELECT extract(epoch FROM min(s.wake_at) - now())::float8 AS seconds
  WHERE s.subscriber = $1 AND s.wake_at IS NOT NULL
 """
 
+WAKE_AGAIN = "UPDATE scopes SET wake_at = now() WHERE subscriber = $1 AND scope = $2"
+
 
 class Wakes:
     """Ends the waits of one subscriber's scopes, at most one look each `interval` seconds and at each known end."""

@@ -10,7 +10,7 @@ from ...config import Settings
 from ...core.units import Seconds
 from ..database import Fetch, Row
 from .claim import IS_PENDING, claimed_at
-from .codec import load_json_or_text
+from .codec import ERASED, load_json_or_text
 from .stats import EXACT_COUNT_LIMIT
 from .times import calendar_time, with_timezone
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EVENT = f"""
 SELECT e.seq, e.id, e.type, e.source, e.scope, {calendar_time("e.timestamp")} AS timestamp,
-       {calendar_time("e.recorded_at")} AS recorded_at, e.headers
+       {calendar_time("e.recorded_at")} AS recorded_at, e.headers,
+       e.headers ? '{ERASED}' AS erased
   FROM events e
  WHERE e.id = $1
 """  # noqa: S608 - interpolates constant SQL only
@@ -87,7 +88,7 @@ class Fate(NamedTuple):
 
     subscriber: str
     state: str
-    """`acted`, `dropped`, `filtered`, `dead`, `held`, `in flight` or `waiting`."""
+    """`acted`, `dropped`, `filtered`, `erased`, `dead`, `held`, `in flight` or `waiting`."""
     reason: str
     attempts: int
     since: datetime | None = None
@@ -145,10 +146,14 @@ async def _settled(fetch: Fetch, event: Row, subscriber: str) -> Fate:
     for row in acted or await fetch(DROPPED, event["seq"], subscriber):
         at, count = with_timezone(row["recorded_at"]), row["covers"]
         if acted:
-            reason = f"The trigger {row['trigger']} acted on {_events(count)}, this one included."
+            who = f"The trigger {row['trigger']}" if row["trigger"] else "An action, erased since,"
+            reason = f"{who} acted on {_events(count)}, this one included."
             return Fate(subscriber, "acted", reason, 0, at, led_to=row["id"])
-        reason = f"Dropped with {_events(count)} in all, without an action: {row['reason']}."
+        reason = f"Dropped with {_events(count)} in all, without an action: {row['reason'] or 'the reason was erased'}."
         return Fate(subscriber, "dropped", reason, 0, at, led_to=row["id"])
+    if event["erased"]:
+        reason = "An operator erased it: nothing is left to decide on."
+        return Fate(subscriber, "erased", reason, 0)
     reason = (
         "Settled without an action: the filter refused it, or code acked it."
         " A dead letter that was purged looks the same."

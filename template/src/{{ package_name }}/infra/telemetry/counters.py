@@ -34,6 +34,7 @@ failed = ObservableCount("events.failed", "{event}", "Failed attempts that will 
 dropped = ObservableCount(
     "events.dropped", "{event}", "Dropped: held too long, or too many in a scope"
 )
+pruned = ObservableCount("events.pruned", "{event}", "Deleted from the log by LOG_RETENTION")
 evicted = ObservableCount(
     "contexts.evicted", "{context}", "Evicted from memory; rebuilt when needed"
 )

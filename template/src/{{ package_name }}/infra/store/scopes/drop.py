@@ -106,7 +106,7 @@ async def drop_decided(
     if versions[scope] != decision.version + 1:
         raise ScopeMoved(f"scope {scope!r} was changed by another worker")
     await fetch(SET_NOTES, subscriber, scope, decision.scratch)
-    kept = await fetch(HOLD, subscriber, *columns(decision.kept), [], [], [], [])
+    kept = await fetch(HOLD, subscriber, *columns(decision.kept), [], [], [], [], [])
     count = sum(len(event.covers) for event in published)
     if (count, len(kept)) != (len(decision.dropped), len(decision.kept)):
         raise ScopeMoved("some of the events were settled by another worker")

@@ -6,9 +6,11 @@ from ....core.units import Scope, Seconds
 from ..claim import IS_LEASED, MATCHES_TOKENS, Token
 from ..group_commit import GroupCommit
 from ..settle import CommitCallback, Settler
+from .state import ERASURE_STEP
 
 # Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes and when those are
-# evaluated again ($7: in how many seconds; null for no such time).
+# evaluated again ($7: in how many seconds; null for no such time), unless the scope was erased after the decision
+# read it.
 HOLD = f"""
 WITH held AS (
     UPDATE deliveries d
@@ -16,13 +18,15 @@ WITH held AS (
      WHERE {MATCHES_TOKENS} AND {IS_LEASED}
     RETURNING d.seq, d.fence
 ), noted AS (
-    INSERT INTO scopes (subscriber, scope, scratch, wake_at)
-    SELECT $1, n.scope, n.scratch::jsonb, now() + n.wait * interval '1 second'
-      FROM unnest($4::text[], $5::text[], $6::bigint[], $7::float8[]) AS n (scope, scratch, seq, wait)
+    INSERT INTO scopes (subscriber, scope, scratch, wake_at, version)
+    SELECT $1, n.scope, n.scratch::jsonb, now() + n.wait * interval '1 second', n.version
+      FROM unnest($4::text[], $5::text[], $6::bigint[], $7::float8[], $8::bigint[])
+           AS n (scope, scratch, seq, wait, version)
      WHERE n.seq = ANY (ARRAY (SELECT seq FROM held))
      ORDER BY n.scope
         ON CONFLICT (subscriber, scope) DO UPDATE
        SET scratch = excluded.scratch, wake_at = excluded.wake_at
+     WHERE scopes.version < excluded.version + {ERASURE_STEP}
 )
 SELECT seq, fence FROM held
 """  # noqa: S608 - interpolates constant SQL only
@@ -33,8 +37,10 @@ class ScopeNotes(NamedTuple):
 
     scratch: str
     """The notes of its triggers, as JSON."""
-    wait: Seconds | None = None
+    wait: Seconds | None
     """In how many seconds its trigger is evaluated again; None if only an event leads to that."""
+    version: int
+    """The version of the scope that the decision read; a drop may have increased it by one meanwhile."""
 
 
 class HoldRequest(NamedTuple):
@@ -73,5 +79,6 @@ class Holds:
             [changed.scratch for changed, _ in notes.values()],
             [seq for _, seq in notes.values()],
             [changed.wait for changed, _ in notes.values()],
+            [changed.version for changed, _ in notes.values()],
         )
         return settled

@@ -14,6 +14,8 @@ from ..codec import load_json
 from ..refusal import InvalidEvent, find_unstorable
 
 NO_NOTES = "{}"  # as JSON
+ERASURE_STEP = 1_000_000
+"""What an erasure adds to a scope's version, so that it differs from the drops of a decision under way, which add one."""
 
 # `version` changes when events leave the scope, `held` when they enter it. Together they show whether a cached
 # context is current, at the price of one small read.
