@@ -62,6 +62,7 @@ class Service:
         return {
             "model": models[self.model.name],
             "models": models,
+            "effects": "on" if self.settings.runs_effects else "off",
             "warnings": self.warnings,
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
@@ -107,6 +108,8 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
         service.tasks.append(Supervised("other workers", lambda: _warn_of_other_workers(service)))
     if timers := service.settings.timers:
         service.tasks.append(Supervised("timers", lambda: run_timers(service.store, timers)))
+    if not service.settings.runs_effects:
+        logfire.info("Effects are off: set EFFECTS=on to let tools act")
     await _announce(service, "started")
     supervised = service.tasks.copy()
     agent, *others = [asyncio.create_task(task.run()) for task in supervised]
