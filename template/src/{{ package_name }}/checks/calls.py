@@ -21,7 +21,7 @@ ACTS = (
 )
 """The beginnings of names whose calls act."""
 CLIENT_WORDS = ("client", "http", "webhook")
-"""Words in the name of a variable or attribute that is a client: `deps.http`, `stripe_client`."""
+"""Words in the name of a variable or attribute that is a client, such as `http` or `stripe_client`."""
 
 
 class Imports(NamedTuple):

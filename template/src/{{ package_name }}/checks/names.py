@@ -1,4 +1,4 @@
-"""Checks the settings: their values, names that are no settings, and the rules of the environment."""
+"""Checks the settings: their values, misspelt and unknown names, and the rules of the environment."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches

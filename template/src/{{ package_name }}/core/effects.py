@@ -35,7 +35,7 @@ def effect(tool: Callable[..., Any]) -> Callable[..., Any]:
     """
     name = getattr(tool, "__name__", repr(tool))
     if not (inspect.isfunction(tool) or inspect.ismethod(tool)):
-        raise TypeError(f"@effect marks functions, and {name} is none: mark the function itself.")
+        raise TypeError(f"@effect marks functions, and {name} is not one: mark the function.")
     signature = inspect.signature(tool)
     context = _context_parameter(name, signature)
 
