@@ -54,12 +54,13 @@ async def check_outside(settings: Settings, *, model: bool) -> list[Finding]:
 
 
 async def check_servers(settings: Settings) -> list[Finding]:
-    """Check the database and the locks; without the database or its schema, less."""
-    found = await guarded("locks", lambda: check_locks(settings))
-    found += await guarded("database", lambda: check_connection(settings))
+    """Check the database and the locks; without the database or its schema, less of them."""
+    found = await guarded("database", lambda: check_connection(settings))
     if any(each.state == "error" for each in found):
         return found
-    found += await guarded("schema", lambda: check_schema(settings))
-    if not any(each.state == "error" or each.found == MIGRATED_LATER for each in found):
+    found += await guarded("locks", lambda: check_locks(settings))
+    schema = await guarded("schema", lambda: check_schema(settings))
+    found += schema
+    if not any(each.state == "error" or each.found == MIGRATED_LATER for each in schema):
         found += await guarded("queue", lambda: check_queue(settings))
     return found
