@@ -45,6 +45,7 @@ PROJECT_BLOCKS = [
     ("operations.md", "docker", "skip: it needs Docker, which `make containers` is for"),
     ("operations.md", "make secrets", "prints secrets/openai_api_key"),
     ("operations.md", "--types operator.action", ""),
+    ("operations.md", "my-agent check", ""),
     ("operations.md", "why EVENT_ID", "dead letter"),
     ("operations.md", "dlq show", "dead letter"),
     ("operations.md", "prune", "prints Deleted"),

@@ -41,7 +41,7 @@ async def prepare(
     Raises:
         StartupError: the service cannot start; the message is one sentence.
     """
-    _check_production(settings)
+    check_production(settings)
     if unfit := find_lossy_field():
         raise StartupError(unfit)
     build_model(settings)
@@ -87,7 +87,12 @@ async def _migrate(settings: Settings, on_progress: Report, on_warning: Report) 
     return applied
 
 
-def _check_production(settings: Settings) -> None:
+def check_production(settings: Settings) -> None:
+    """Check that an environment with the rules of production has keys and a model.
+
+    Raises:
+        StartupError: it has none.
+    """
     if settings.lenient:
         return
     where = f"ENVIRONMENT={settings.environment} has the rules of production"

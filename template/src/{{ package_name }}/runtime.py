@@ -63,6 +63,7 @@ class Service:
         return {
             "model": models[self.model.name],
             "models": models,
+            "effects": "on" if self.settings.runs_effects else "off",
             "warnings": self.warnings,
             "tasks": {
                 task.name: {"state": task.state, "restarts": task.restarts, "error": task.error}
@@ -112,6 +113,8 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
         service.tasks.append(
             Supervised("retention", lambda: run_retention(service.store, retention))
         )
+    if not service.settings.runs_effects:
+        logfire.info("Effects are off: set EFFECTS=on to let tools act")
     await _announce(service, "started")
     supervised = service.tasks.copy()
     agent, *others = [asyncio.create_task(task.run()) for task in supervised]

@@ -1,6 +1,7 @@
 """Locks in Redis: other processes respect them, as long as their lease lasts."""
 
 import asyncio
+import json
 
 import pytest
 from redis.asyncio import Redis
@@ -15,6 +16,7 @@ from {{ package_name }}.infra.memory import Memory
 from {{ package_name }}.infra.store import EventStore
 
 from .conftest import SOON
+from .processes import Command
 
 
 async def test_another_process_finds_the_scope_busy(locks: ScopedLocks, settings: Settings) -> None:
@@ -74,3 +76,12 @@ async def test_an_event_whose_lock_redis_cannot_give_waits_and_spends_no_attempt
     assert (row["attempts"], row["error"], row["waits"]) == (0, None, True)
     await events.aclose()
     await nobody.aclose()
+
+
+async def test_check_names_a_server_that_cannot_be_reached(command: Command) -> None:
+    code, said = await command("check", "--json", "--no-model", REDIS_URL="redis://127.0.0.1:1/0")
+
+    lines = json.loads(said.splitlines()[-1])
+    [line] = [each for each in lines if each["state"] != "ok"]
+    assert (line["check"], line["state"], code) == ("locks", "error", 1)
+    assert line["remedy"] == "start it or correct the URL"

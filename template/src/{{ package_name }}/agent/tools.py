@@ -1,5 +1,6 @@
 """The tools of the agents: look up events, send a Slack message, open a ticket.
 
+A tool that acts on the outside is marked `@effect`: EFFECTS=off makes it return without acting.
 A tool that is not configured returns a sentence about that, and does nothing. The text of an event can make the model
 request anything, so each tool checks what is allowed: which scopes are read, where messages go, how much is sent. It
 returns a refusal as its result, and the decision goes on.
@@ -16,6 +17,7 @@ import logfire
 from pydantic_ai import RunContext
 
 from ..core.deps import ReflexDeps
+from ..core.effects import effect
 from ..core.events import event_types
 from ..core.prompt import contain
 from ..core.types import Scope
@@ -70,6 +72,7 @@ async def get_recent_events(
     return contain("\n".join(lines), ctx.deps.settings.prompt_max_bytes)
 
 
+@effect
 async def send_slack_notification(ctx: RunContext[ReflexDeps], channel: str, message: str) -> str:
     """Send a message to people on Slack.
 
@@ -97,6 +100,7 @@ async def send_slack_notification(ctx: RunContext[ReflexDeps], channel: str, mes
     return f"Slack refused the message: HTTP {response.status_code}."
 
 
+@effect
 async def create_incident_ticket(
     ctx: RunContext[ReflexDeps],
     title: str,

@@ -19,24 +19,36 @@ from ..config import Settings
 from ..core.units import Seconds
 from ..infra.database import StartupError, create_engine
 from ..infra.text import as_template
+from .checks import SchemaOutdated as SchemaOutdated
 from .checks import check, check_all, first_line, is_newer, remedy, to_apply
+from .digests import edited_revisions, record_digests
 from .histories import APP, HISTORIES, STORE, config_of, revision_of
 from .indexes import IndexNotBuilt, Report, StoreIndex, build, missing_in
-from .revisions import Revision, create_revision, newest, take_back, taken_back_in
+from .revisions import (
+    Revision,
+    create_revision,
+    newest,
+    take_back,
+    taken_back_in,
+    untouched_revisions,
+)
 from .roles import grant, make_role, service_role
 
 __all__ = [
     "IndexNotBuilt",
     "Report",
     "Revision",
+    "SchemaOutdated",
     "check_schema",
     "create_revision",
     "downgrade",
+    "find_edited",
     "log",
     "migrate",
     "migrate_now",
     "newest_revision",
     "take_revision_back",
+    "untouched_revisions",
     "warn",
 ]
 
@@ -127,6 +139,11 @@ async def check_schema(
         on_warning(sentence)
 
 
+async def find_edited(settings: Settings) -> list[str]:
+    """Return the names of the applied revisions whose code differs from what was applied."""
+    return await _in_a_transaction(settings, edited_revisions)
+
+
 async def newest_revision(settings: Settings) -> Revision:
     """Return the newest of your migrations that is applied.
 
@@ -198,6 +215,7 @@ def _upgrade(connection: Connection, settings: Settings, *, reapply: bool) -> Up
             command.upgrade(config_of(history, connection), scripts[-1].revision)
             after = revision_of(connection, history)
             applied.append(f"{history.folder}: {before or 'nothing'} -> {after}")
+    record_digests(connection)
     newer = check(connection, {} if reapply else taken_back_in(connection))
     if not newer and (count := connection.execute(text(RENUMBER)).rowcount):
         applied.append(f"store: {count} events of another server's dump")

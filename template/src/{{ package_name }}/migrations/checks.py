@@ -16,6 +16,10 @@ REFUSED = "42501"  # SQLSTATE: insufficient privilege
 TABLES = ("events", "deliveries", "subscriptions", "scopes", "event_status")
 
 
+class SchemaOutdated(StartupError):
+    """The schema lacks revisions that this version needs."""
+
+
 def check_all(connection: Connection, *, reapply: bool) -> list[str]:
     """Check the schema and its indexes; return warnings.
 
@@ -51,7 +55,7 @@ def check(connection: Connection, taken_back: Mapping[str, str]) -> list[str]:
         if is_newer(found, history):
             newer.append(f"The database schema ({history.folder}) is at {found}")
         elif scripts := to_apply(connection, history, taken_back)[0]:
-            raise StartupError(
+            raise SchemaOutdated(
                 f"The database schema ({history.folder}) is at {found or 'nothing'} and this version"
                 f" needs {scripts[-1].revision}: run the `migrate` command first."
             )

@@ -11,6 +11,7 @@ from alembic.script import Script
 from sqlalchemy import Connection, text
 
 from ..infra.database import StartupError
+from .digests import forget_digest
 from .histories import APP, config_of, revision_of, scripts_of
 
 # A revision that was taken back: development does not apply it again while its file has this digest.
@@ -39,6 +40,16 @@ def create_revision(message: str) -> Path:
     first = script[0] if isinstance(script, list) else script
     assert first is not None, "one revision was asked for"  # noqa: S101 - alembic's type allows none
     return Path(first.path)
+
+
+def untouched_revisions() -> list[tuple[str, Path]]:
+    """Return the name and the file of each of your revisions whose `upgrade` has no statement.
+
+    Raises:
+        StartupError: a file cannot be read, or the history is not linear.
+    """
+    found = [(script, Path(script.path)) for script in scripts_of(APP)]
+    return [(_name(script), path) for script, path in found if _is_untouched(path)]
 
 
 def ready(
@@ -96,6 +107,7 @@ def take_back(connection: Connection, revision: Revision) -> None:
         )
     before = _script(revision.id).down_revision
     command.downgrade(config_of(APP, connection), str(before or "base"))
+    forget_digest(connection, APP, revision.id)
     connection.execute(text(CREATE_TAKEN_BACK))
     connection.execute(
         text(RECORD_TAKEN_BACK), {"revision": revision.id, "digest": _digest(revision.path)}

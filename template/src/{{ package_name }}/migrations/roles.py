@@ -17,13 +17,14 @@ from sqlalchemy.engine import make_url
 
 from ..config import Settings
 from ..infra.database import StartupError
+from .digests import DIGESTS
 from .histories import HISTORIES
 
 ITERATIONS = 4_096  # of SCRAM-SHA-256, PostgreSQL's default
 SALT = 16  # bytes, PostgreSQL's default
 
 # The service may only read these tables: by writing them, it could make migrations skip or repeat revisions.
-ONLY_READ = (*(history.version_table for history in HISTORIES), "app_taken_back")
+ONLY_READ = (*(history.version_table for history in HISTORIES), "app_taken_back", DIGESTS)
 
 EXISTS = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :role)"
 MAY_MAKE_ROLES = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"

@@ -92,6 +92,8 @@ class Readiness(ReadinessStatus):
     """The model of `DEFAULT_MODEL`."""
     models: dict[str, ModelState]
     """All models that were used since the process started, by name."""
+    effects: Literal["on", "off"]
+    """Whether tools that act on the outside do so (`EFFECTS`)."""
     warnings: list[str]
     """Problems that an operator should correct although the service works."""
     tasks: dict[str, TaskState]

@@ -42,4 +42,7 @@ dead = ObservableCount("events.dead", "{event}", "Dead-lettered")
 lease_expired = ObservableCount(
     "leases.expired", "{lease}", "Expired and claimed by another worker"
 )
+effects_skipped = ObservableCount(
+    "effects.skipped", "{effect}", "Tools that did not act, since EFFECTS is off"
+)
 stale = ObservableCount("acks.stale", "{ack}", "Refused as stale: another worker has the event")

@@ -1,0 +1,1 @@
+"""What `check` looks at: each module finds the faults of one part of a service."""
