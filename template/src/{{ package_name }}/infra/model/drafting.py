@@ -21,7 +21,7 @@ from pydantic_ai.settings import ModelSettings
 from ..store.drafts import Draft
 from ..text import describe
 from .guard import GuardedModel
-from .responses import PARSING_ERRORS, invalid_response
+from .responses import PARSING_ERRORS, invalid_response, require_end
 
 SEPARATOR = "\n\n"  # between the texts of two responses
 
@@ -68,7 +68,9 @@ class DraftingModel(WrapperModel):
         try:
             async with model.request_stream(messages, model_settings, parameters) as stream:
                 await self._follow(stream, model.model_name)
-                return stream.get()
+                response = stream.get()
+            require_end(model, response)
+            return response
         except NotImplementedError:  # a model without streams
             response = await model.request(messages, model_settings, parameters)
             self._add(response.text or "")
