@@ -4,7 +4,6 @@ To the run it is a model that answers as a whole: the guard's time limit, retrie
 from its first to its last piece, and a run has the result that it has without a draft.
 """
 
-import httpx2
 from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     ModelMessage,
@@ -83,7 +82,7 @@ class DraftingModel(WrapperModel):
                     self._add(event.part.content)
                 elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
                     self._add(event.delta.content_delta)
-        except httpx2.HTTPError as error:  # clients convert only errors of the request's start
+        except stream.get_stream_cancel_errors() as error:  # those of the connection
             raise ModelAPIError(
                 model, f"the response was interrupted: {describe(error)}"
             ) from error
