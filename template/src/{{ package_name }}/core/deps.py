@@ -14,8 +14,10 @@ from pydantic_ai.models import Model
 
 from ..config import Settings
 from ..infra.model.boundary import Boundary
+from ..infra.model.drafting import DraftingModel
 from ..infra.model.guard import GuardedModel
 from ..infra.store import EventStore
+from ..infra.store.drafts import Draft
 from .prompt import contain_prompt
 from .units import Scope
 
@@ -39,6 +41,10 @@ class ReflexDeps:
         default_factory=dict[str, int], init=False, repr=False, compare=False
     )
     """How often this decision requested each key of an effect."""
+    _drafts: "dict[str, Draft | None]" = field(
+        default_factory=dict[str, "Draft | None"], init=False, repr=False, compare=False
+    )
+    """The draft of this decision, by its action's id."""
     scope: Scope = "main"
     action_id: str = ""
     """The id of this decision's action, which is the same on a retry; empty outside of a decision."""
@@ -84,6 +90,40 @@ class ReflexDeps:
         Raises:
             Unavailable: the model is unavailable, or the budget is spent; the decision's events are deferred.
         """
+        return await self._run(agent, prompt, model)
+
+    async def stream[Output](
+        self, agent: Agent["ReflexDeps", Output], prompt: str, *, model: str | None = None
+    ) -> Output:
+        """Run an agent like `run`, and show its text to the scope's WebSocket clients while it is generated.
+
+        Only agents with text as output (`output_type=str`) are shown, in scopes `ws:<client>`. The text is not
+        stored, and dropped where it would have to wait, so the action is what counts. If the run fails, is repeated or
+        refused by an output validator, clients are told to discard its text. Of several runs at once in one
+        decision, only the first is shown.
+
+        Raises:
+            Unavailable: as `run`.
+        """
+        draft = self._draft()
+        if draft is None:
+            return await self._run(agent, prompt, model)
+        with draft.writing() as own:
+            return await self._run(agent, prompt, model, own)
+
+    def _draft(self) -> Draft | None:
+        """Return the draft of this attempt at the decision."""
+        if self.action_id not in self._drafts:
+            self._drafts[self.action_id] = self.store.drafts.open(self.scope, self.action_id)
+        return self._drafts[self.action_id]
+
+    async def _run[Output](
+        self,
+        agent: Agent["ReflexDeps", Output],
+        prompt: str,
+        model: str | None,
+        draft: Draft | None = None,
+    ) -> Output:
         chosen = self.model
         if isinstance(chosen, GuardedModel):
             chosen = await chosen.named(model) if model is not None else chosen
@@ -92,7 +132,7 @@ class ReflexDeps:
         result = await agent.run(
             contain_prompt(prompt, self.scope, most),
             deps=self,
-            model=chosen,
+            model=chosen if draft is None else DraftingModel(chosen, draft),
             model_settings=ModelSettings(
                 timeout=self.settings.model_timeout, max_retries=self.settings.model_retries
             ),

@@ -7,6 +7,10 @@ An action arrives as `{"action": event, "cursor": "..."}`. To resume, connect wi
 cursor: each missed action is sent once, in order. `?after=0` starts at the beginning of the log. A message
 with only a cursor means that the client has caught up. An action that this version cannot read arrives as
 `{"unreadable": action, "cursor": "..."}`, as it is stored, with the reason.
+
+If the decision runs an agent by `deps.stream`, its text comes first, as it is generated: `{"restart": id}` begins it, and
+discards what an earlier attempt sent; `{"delta": "...", "decision": id}` appends to it. The id is that of the action.
+The text may end early or be missing, since it is not stored; the action is complete.
 """
 
 import asyncio
@@ -22,6 +26,7 @@ from logfire.propagate import attach_context
 from pydantic_core import to_json
 
 from ...config import Settings
+from ...core.units import Scope
 from ...infra.database import DatabaseUnavailable
 from ...infra.store import Cursor, EventConflict, EventStore, InvalidEvent
 from ...infra.store.log import EventFilter
@@ -32,6 +37,7 @@ from ..auth import client_of, key_of, may_use_client
 from ..clients import HTTP_FORBIDDEN
 from ..clients import Client as Sender
 from ..deps import HubDep, SettingsDep, StoreDep
+from ..drafts import DraftQueue
 from ..errors import UNAVAILABLE, error_response_of, refuse
 from ..hub import ClientTooSlow, Hub, TooManyClients
 from ..memory_limiter import MemoryLimiter
@@ -114,6 +120,11 @@ class Client:
     settings: Settings
     memory: MemoryLimiter
 
+    @property
+    def scope(self) -> Scope:
+        """The scope of its messages."""
+        return f"ws:{self.id}"
+
     async def send_json(self, message: dict[str, Any]) -> None:
         """Send a message as JSON.
 
@@ -138,9 +149,11 @@ class Client:
 async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | None) -> None:
     """Receive and push concurrently; when one of them ends, the other is cancelled."""
     logfire.info("WebSocket connected", client_id=client.id)
+    drafts = DraftQueue()
     tasks = [
         asyncio.create_task(_receive(client, store)),
-        asyncio.create_task(_push(client, hub, after)),
+        asyncio.create_task(_push(client, hub, after, drafts)),
+        asyncio.create_task(_push_drafts(client, store, drafts)),
     ]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -214,8 +227,8 @@ async def _answer(text: str, client: Client, store: EventStore) -> dict[str, Any
     return {"ack": event.id}
 
 
-async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
-    event_filter = EventFilter(["agent.action"], f"ws:{client.id}")
+async def _push(client: Client, hub: Hub, after: Cursor | None, drafts: DraftQueue) -> None:
+    event_filter = EventFilter(["agent.action"], client.scope)
     async with aclosing(hub.listen(event_filter, after)) as events:
         async for cursor, message in events:
             place = f'"cursor":{to_json(str(cursor)).decode()}'
@@ -223,5 +236,13 @@ async def _push(client: Client, hub: Hub, after: Cursor | None) -> None:
                 await client.send_line("{" + place + "}")
                 continue
             name = message.label or "action"
+            drafts.end(message.id)
             with continuing(message.traceparent), _message_span("ws.push", client):
                 await client.send_line("{" + f'"{name}":{message.json.decode()},{place}' + "}")
+
+
+async def _push_drafts(client: Client, store: EventStore, drafts: DraftQueue) -> None:
+    with store.drafts.receiving(client.scope, drafts.put):
+        async with aclosing(drafts.messages()) as messages:
+            async for message in messages:
+                await client.send_json(message)

@@ -35,6 +35,12 @@ from .retries import retry
 type Retry = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs a call, and retries it after a transient failure."""
 
+type Read = Callable[
+    [Model, list[ModelMessage], ModelSettings | None, ModelRequestParameters],
+    Awaitable[ModelResponse],
+]
+"""Makes one request to a model, and returns the complete response."""
+
 OFFLINE = "offline"
 CLIENT_TIMEOUT_MARGIN: Seconds = 1.0  # lets the client report its own timeout first
 
@@ -138,14 +144,16 @@ class GuardedModel(WrapperModel):
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
+        read: Read | None = None,
     ) -> ModelResponse:
-        """Make one request, with retries.
+        """Make one request, with retries; `read` makes each attempt in place of the wrapped model.
 
         Raises:
             Unavailable: the provider does not answer, a setting is wrong, or the budget is spent.
         """
         once, repeating = self._without_client_retries(model_settings)
-        send = partial(super().request, messages, once, model_request_parameters)
+        attempt = partial(read, self.wrapped) if read is not None else super().request
+        send = partial(attempt, messages, once, model_request_parameters)
         async with self._guarded():
             response = await repeating(partial(self._with_timeout, send, model_settings))
         await self._record_usage(response)

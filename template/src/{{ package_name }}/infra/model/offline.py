@@ -4,10 +4,13 @@ It calls every tool once, then generates the requested output from its JSON sche
 beginning of the prompt, so that the output is recognisable.
 """
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
-from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
@@ -52,6 +55,22 @@ class OfflineModel(TestModel):
         return await super(OfflineModel, answering).request(
             messages, model_settings, model_request_parameters
         )
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Answer one request word by word."""
+        answering = OfflineModel()
+        answering._prompt = _first_prompt(messages)
+        async with super(OfflineModel, answering).request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as stream:
+            yield stream
 
     def gen_tool_args(self, tool_def: ToolDefinition) -> Any:  # TestModel's signature
         """Return arguments for a tool or an output, from its JSON schema."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from pydantic_ai.exceptions import ContentFilterError, ModelAPIError, UnexpectedModelBehavior
 from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import Model
 
 from ..text import describe
 
@@ -56,6 +57,19 @@ def require_content(model: str, response: ModelResponse) -> None:
     """
     if not response.parts and response.finish_reason is None and not response.usage.has_values():
         raise InvalidResponse(model, "the response has no content")
+
+
+def require_end(model: Model, response: ModelResponse) -> None:
+    """Check that a streamed response was not cut off: its provider gave the reason for its end.
+
+    PydanticAI assumes `stop` where the stream ends without a reason; the provider's own is in the details.
+
+    Raises:
+        InvalidResponse: it was cut off.
+    """
+    given = "finish_reason" in (response.provider_details or {})
+    if model.provider is not None and response.finish_reason in (None, "stop") and not given:
+        raise InvalidResponse(model.model_name, "the response ended without a finish reason")
 
 
 def invalid_response(model: str, error: Exception) -> InvalidResponse:

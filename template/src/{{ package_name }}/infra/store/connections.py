@@ -13,6 +13,7 @@ import logfire
 from .. import database
 from ..database import LONG_STATEMENT_FACTOR, READ_COMMITTED, Fetch
 from .dedicated import DedicatedConnection
+from .drafts import NOTIFY_TIMEOUT, Drafts
 from .notifier import Notifier
 from .reads import make_readers, read_timeout
 
@@ -61,6 +62,10 @@ class StoreConnections:
         self.unsynced: Fetch = self._dedicated["unsynced"].fetch
         """Runs a statement whose loss in a crash of the server does no harm."""
         self.notifier = Notifier(self.unsynced, lambda: database.connect(settings))
+        # Not among those that `/ready` checks: without it, clients only see an answer later.
+        self.drafts = Drafts(
+            self._dedicate(synchronous_commit=False, limit=NOTIFY_TIMEOUT), self.notifier
+        )
         self.readers = make_readers(pool, self._dedicated, settings)
 
     def for_claims(self) -> DedicatedConnection:
@@ -103,7 +108,7 @@ class StoreConnections:
 
     async def close(self) -> None:
         """Send the last wake-up and close the connections, in bounded time."""
-        await self.notifier.close()
+        await asyncio.gather(self.notifier.close(), self.drafts.close())
         await asyncio.gather(*(connection.close() for connection in self._dedicated.values()))
 
 

@@ -42,6 +42,8 @@ class Notifier:
         self._name = uuid4().hex
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()  # a connection runs one statement at a time
+        self._channels: dict[str, Callable[[str], None]] = {CHANNEL: self._on_wake_up}
+        """What is called with each payload, by channel."""
         self._listen_error: str | None = None
         """The error that ended listening; None while it works."""
 
@@ -59,9 +61,7 @@ class Notifier:
 
     def subscribe(self) -> asyncio.Event:
         """Return an event that every wake-up sets; pass it to `unsubscribe` in the end."""
-        if self._listener is None:
-            # Restarted after any error: without it, each event waits for a fallback check.
-            self._listener = asyncio.create_task(Supervised("listening", self._listen).run())
+        self._start_listening()
         event = asyncio.Event()
         self._subscribers.add(event)
         return event
@@ -69,6 +69,14 @@ class Notifier:
     def unsubscribe(self, event: asyncio.Event) -> None:
         """Stop waking this event."""
         self._subscribers.discard(event)
+
+    def listen(self, channel: str, receive: Callable[[str], None]) -> None:
+        """Call `receive` with each payload of another channel; payloads are lost while the connection is replaced."""
+        if channel not in self._channels:
+            self._channels[channel] = receive
+            if self._connection is not None:
+                self._background.start(self._add(self._connection, channel), "listening")
+        self._start_listening()
 
     async def check(self) -> None:
         """Query the listening connection, if there is one.
@@ -98,6 +106,11 @@ class Notifier:
                 # The fallback checks of other processes find the events.
                 logfire.warn("A wake-up was not sent: {error}", error=repr(error))
 
+    def _start_listening(self) -> None:
+        if self._listener is None:
+            # Restarted after any error: without it, each event waits for a fallback check.
+            self._listener = asyncio.create_task(Supervised("listening", self._listen).run())
+
     async def _listen(self) -> None:
         """Listen on one connection, and replace it whenever it is lost."""
         retrying = AsyncRetrying(
@@ -115,8 +128,11 @@ class Notifier:
             raise
 
     def _on_notification(
-        self, _connection: object, _pid: int, _channel: str, sender: object
+        self, _connection: object, _pid: int, channel: str, payload: object
     ) -> None:
+        self._channels[channel](str(payload))
+
+    def _on_wake_up(self, sender: str) -> None:
         if sender != self._name:
             self.wake_local()
 
@@ -125,8 +141,12 @@ class Notifier:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            async with asyncio.timeout(PING_INTERVAL):
-                await connection.add_listener(CHANNEL, self._on_notification)
+            added = set[str]()
+            while missing := self._channels.keys() - added:  # another may come meanwhile
+                async with asyncio.timeout(PING_INTERVAL):
+                    for channel in missing:
+                        await connection.add_listener(channel, self._on_notification)
+                added |= missing
             self._connection, self._listen_error = connection, None
             self.wake_local()  # for events published while it did not listen
             while not lost.is_set():
@@ -138,6 +158,14 @@ class Notifier:
             raise DatabaseUnavailable("the listening connection was closed")
         finally:
             self._connection = None
+            connection.terminate()
+
+    async def _add(self, connection: asyncpg.Connection, channel: str) -> None:
+        """Listen to one more channel; if that fails, replace the connection."""
+        try:
+            async with self._turn, asyncio.timeout(PING_INTERVAL):
+                await connection.add_listener(channel, self._on_notification)
+        except (DatabaseUnavailable, asyncpg.InterfaceError, TimeoutError):
             connection.terminate()
 
     async def _ping(self, connection: asyncpg.Connection) -> None:

@@ -63,6 +63,8 @@ class EventStore(OldNames):
         """Runs a statement that an index supports, on a dedicated connection."""
         self.log = Log(self.connections, limits)
         """The log, with unreadable events, which the methods of the store leave out."""
+        self.drafts = self.connections.drafts
+        """The text of answers while it is generated, which is not stored."""
         self.queue = SubscriberQueue(self.connections, subscriber)
         """The deliveries of this subscriber."""
         self.admin = Administration(self.connections, limits, subscriber)
