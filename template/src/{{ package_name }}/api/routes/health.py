@@ -1,5 +1,7 @@
 """Routes that report health and readiness."""
 
+import asyncio
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
@@ -8,6 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from ...core.units import Seconds
+from ...infra.database import DATABASE_UNAVAILABLE
+from ...infra.pollers import poller_states
 from ...infra.text import storable
 from ...runtime import Service
 from ..auth import client_of
@@ -63,6 +67,19 @@ class ModelState(BaseModel):
     """The error of the last request; for `misconfigured`, with the remedy."""
 
 
+class PollerStatus(BaseModel):
+    """The state of a poller, in all processes together."""
+
+    state: Literal["ok", "failing"]
+    failures: int
+    """How often it failed since it last succeeded."""
+    error: str | None
+    """The error of its last run; null if it succeeded."""
+    retry_in: Seconds | None
+    """Seconds until the failed run is repeated."""
+    succeeded_at: datetime | None
+
+
 class ReadinessStatus(BaseModel):
     """Whether the process is ready for work."""
 
@@ -80,6 +97,8 @@ class Readiness(ReadinessStatus):
     warnings: list[str]
     """Problems that an operator should correct although the service works."""
     tasks: dict[str, TaskState]
+    pollers: dict[str, PollerStatus]
+    """The pollers of `agent/sources.py` by name; a failing one does not make the process unready."""
 
 
 @router.get("/health")
@@ -112,12 +131,25 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
     status = "ready" if well else "not ready"
     answer = ReadinessStatus(status=status)
     if details:
-        answer = Readiness(status=status, database=database, **service.status())
-    return JSONResponse(answer.model_dump(), status_code=200 if well else 503)
+        pollers = await _pollers(service) if database == "ok" else {}
+        answer = Readiness(status=status, database=database, pollers=pollers, **service.status())
+    return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
 
 
 def _all_run(service: Service) -> bool:
     return all(task.state == "running" for task in service.tasks)
+
+
+async def _pollers(service: Service) -> dict[str, PollerStatus]:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT):
+            states = await poller_states(service.store, service.sources.pollers)
+    except (*DATABASE_UNAVAILABLE, TimeoutError):
+        return {}  # the next check of the database has the reason
+    return {
+        name: PollerStatus(state="failing" if state.failures else "ok", **state._asdict())
+        for name, state in states.items()
+    }
 
 
 async def _database(service: Service) -> str:

@@ -15,7 +15,8 @@ The life of an event:
 
 So costs grow with the number of pending deliveries, and not with the length of the log.
 
-`model_usage` is separate: the use of models in each hour, for a budget that all processes share.
+`model_usage` is separate: the use of models in each hour, for a budget that all processes share. So is `pollers`: when
+each poller last ran, and when it runs again.
 """
 
 from datetime import datetime
@@ -181,3 +182,19 @@ class ScopeRecord(StoreBase):
     version: Mapped[int] = mapped_column(server_default=text("0"))
     scratch: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     last_action_at: Mapped[datetime | None]
+
+
+class PollerRecord(StoreBase):
+    """The last run of a poller, of all processes together."""
+
+    __tablename__ = "pollers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime]
+    """When the last run was due."""
+    resume_at: Mapped[datetime | None]
+    """When a run that failed is repeated, or one that is under way counts as lost; NULL after a success."""
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """How often it failed since it last succeeded."""
+    error: Mapped[str | None]
+    succeeded_at: Mapped[datetime | None]
