@@ -42,7 +42,7 @@ async def open_resources(
     Raises:
         StartupError: a resource cannot be opened in time, or `ReflexDeps` has no field of its name.
     """
-    known = {each.name for each in fields(ReflexDeps)}
+    known = {each.name for each in fields(deps)}
     async with AsyncExitStack() as stack:
         for name, make in resources.items():
             if name not in known:

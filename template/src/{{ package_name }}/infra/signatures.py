@@ -64,7 +64,7 @@ Raises:
 class GitHub:
     """Verifies `X-Hub-Signature-256`. GitHub signs neither a time nor the id of the delivery."""
 
-    headers = ("X-Hub-Signature-256", "X-GitHub-Delivery")
+    headers: Sequence[str] = ("X-Hub-Signature-256", "X-GitHub-Delivery")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = _keys(secrets)
@@ -80,7 +80,7 @@ class GitHub:
 class Stripe:
     """Verifies `Stripe-Signature`: a time, and a signature for each of the endpoint's secrets."""
 
-    headers = ("Stripe-Signature",)
+    headers: Sequence[str] = ("Stripe-Signature",)
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = _keys(secrets)
@@ -99,7 +99,7 @@ class Stripe:
 class Slack:
     """Verifies `X-Slack-Signature`, and answers the check of the address that Slack makes once."""
 
-    headers = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
+    headers: Sequence[str] = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = _keys(secrets)
@@ -121,7 +121,7 @@ class Slack:
 class StandardWebhooks:
     """Verifies `Webhook-Signature`, as many services send it: https://www.standardwebhooks.com."""
 
-    headers = ("Webhook-Id", "Webhook-Timestamp", "Webhook-Signature")
+    headers: Sequence[str] = ("Webhook-Id", "Webhook-Timestamp", "Webhook-Signature")
 
     def __init__(self, secrets: Sequence[str]) -> None:
         # The library's `verify` fails at a part that is malformed, reads the clock itself and expects UTF-8.
