@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .infra.signatures import Verifier
 PACKAGE = __name__.rpartition(".")[0]
 MODULE = f"{PACKAGE}.agent.sources"
 FILE = "agent/sources.py"
+EMPTY = "{}"
 NAME = re.compile("[a-z0-9][a-z0-9_-]{0,49}")
 """Names are part of URLs and of ids of events."""
 
@@ -96,7 +98,7 @@ def missing_secret(name: str) -> str:
     """Return the sentence that a webhook has no secret."""
     return (
         f"The webhook {name!r} of {FILE} has no secret: set WEBHOOK_SECRETS to"
-        f' {{"{name}": "..."}}, with the secret that its sender signs with.'
+        f" {dumps({name: '...'})}, with the secret that its sender signs with."
     )
 
 
@@ -114,7 +116,7 @@ def _read[Source](module: Any, name: str, kind: type[Source], example: str) -> d
     if not isinstance(found, dict):
         raise StartupError(
             f"{FILE} needs a dictionary {name}, which may be empty: write"
-            f" `{name}: dict[str, {example}] = {{}}`."
+            f" `{name}: dict[str, {example}] = {EMPTY}`."
         )
     sources: dict[str, Source] = {}
     for key, source in found.items():  # pyright: ignore[reportUnknownVariableType] - checked here

@@ -64,6 +64,6 @@ class Poller:
     schedule: Schedule
     """Seconds between its runs, or a cron expression in UTC."""
     poll: Callable[[ReflexDeps], Awaitable[Iterable[Event] | None]]
-    """Returns events. Give each the id of what it is about: an id that was returned before is no new event."""
+    """Returns events. Give each the id of what it is about: an id that was returned before adds no event."""
     timeout: Seconds = 60.0
     """Seconds after which a run is cancelled and counts as failed."""
