@@ -25,6 +25,7 @@ linkcheck_ignore = [r"https?://localhost"]
 
 RENDERED = {
     "patterns": "patterns",
+    "sources": "sources",
     "prompt-injection": "prompt-injection",
     "operations": "operations",
     "map": "architecture",

@@ -171,6 +171,163 @@ def test_a_room_is_an_event() -> None:
     assert ENOUGH == 4
 '''
 
+OURS_IN_TESTS = '''@pytest.fixture
+def room() -> str:
+    """Return a room of ours."""
+    return "kitchen"
+
+
+'''
+
+ANYWHERE = {
+    "src/{package}/runtime.py": [
+        ("from .agent import run_agent\n", "from .rooms import close_rooms\n"),
+        (
+            "        await stack.enter_async_context(model)\n",
+            "        stack.callback(close_rooms)  # ours\n",
+        ),
+    ],
+    "src/{package}/config.py": [
+        (
+            '    version: str = "0.1.0"\n',
+            '    rooms: int = 3\n    """The rooms that we have."""\n',
+        ),
+    ],
+    ".env.example": [("VERSION=0.1.0\n", "ROOMS=3\n")],
+    "docker/docker-compose.yml": [
+        ("      ENVIRONMENT: development\n", '      ROOMS: "5"\n'),
+        ("volumes:\n  postgres_data:\n", "  mail_data:\n"),
+        ("    restart: unless-stopped\n\n", "  mail:\n    image: mail:1 # ours\n\n"),
+    ],
+    "compose.prod.yaml": [
+        (
+            "  openai_api_key: { file: secrets/openai_api_key }\n",
+            "  rooms: { file: secrets/rooms }\n",
+        ),
+    ],
+    "README.md": [
+        ("# My Agent\n", "\nOurs: call Ann when it breaks.\n"),
+        ("## Start it\n", "\nAnn starts it on Mondays.\n"),
+    ],
+    "tests/conftest.py": [
+        ("import gc\n", "import json as json  # ours\n"),
+        ("def failure(number: int = 0", OURS_IN_TESTS),
+    ],
+}
+"""Lines in files that have no place for them, each with the line of every release that it follows. Real owners do so.
+
+Those of `failure` come before it.
+"""
+
+CHANGED = {
+    "compose.prod.yaml": [
+        (
+            "  secrets: [database_url, api_keys, openai_api_key]\n",
+            "  secrets: [database_url, api_keys, openai_api_key, rooms]\n",
+        )
+    ],
+}
+"""Lines that owners change, as a comment beside them asks."""
+
+ROOMS = '''"""Our rooms."""
+
+
+def close_rooms() -> None:
+    """Lock the doors."""
+'''
+
+LOBBY = '''"""A page that anybody may see."""
+
+from fastapi import APIRouter
+
+from ..deps import ServiceDep
+
+router = APIRouter(tags=["lobby"])
+
+
+@router.get("")
+async def greet(service: ServiceDep) -> str:
+    """Return what the resource and the setting of ours are."""
+    return f"{service.deps.desk} in {service.settings.lobby}"
+'''
+
+DESK = '''"""The desk in our lobby."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from .config import Settings
+
+
+@asynccontextmanager
+async def open_desk(settings: Settings) -> AsyncGenerator[str]:
+    """Open the desk for the block."""
+    yield f"a desk for {settings.rooms} rooms"
+'''
+
+SOURCES = '''"""Our sources."""
+
+from ..core.deps import ReflexDeps
+from ..core.events import Event, RoomEnteredEvent
+from ..core.sources import Delivery, Poller, Webhook
+from ..infra.signatures import GitHub
+
+
+def entered(delivery: Delivery) -> Event | None:
+    """Receive what the door sends."""
+    return RoomEnteredEvent(source="door", room=delivery.json["room"])
+
+
+async def read_doors(deps: ReflexDeps) -> list[Event]:
+    """Return who is in a room."""
+    return [RoomEnteredEvent(id="1", source=deps.desk, room="hall")]
+
+
+WEBHOOKS: dict[str, Webhook] = {"door": Webhook(GitHub, entered)}
+
+POLLERS: dict[str, Poller] = {"doors": Poller(1, read_doors)}
+'''
+
+TESTS_OF_PLACES = '''"""What we wrote at every place works."""
+
+import asyncio
+import hmac
+
+import httpx2
+from pydantic import SecretStr
+
+from {package}.api.app import create_app
+from {package}.config import Settings
+from {package}.infra.store import EventStore
+
+from .conftest import SOON
+from .servers import serving_app
+
+
+async def test_what_we_wrote_at_every_place_works(settings: Settings, store: EventStore) -> None:
+    secrets = {{"door": [SecretStr("ours")]}}
+    keys = [SecretStr("a key that the lobby needs not")]
+    update = {{"webhook_secrets": secrets, "pollers": True, "api_keys": keys}}
+    body = b\'{{"room": "kitchen"}}\'
+    headers = {{
+        "X-GitHub-Delivery": "7",
+        "X-Hub-Signature-256": "sha256=" + hmac.digest(b"ours", body, "sha256").hex(),
+    }}
+
+    app = create_app(settings.model_copy(update=update))
+    async with serving_app(app) as address, httpx2.AsyncClient(base_url=address) as client:
+        lobby = await client.get("/lobby")
+        rooms = await client.get("/rooms")
+        taken = await client.post("/webhooks/door", content=body, headers=headers)
+        async with asyncio.timeout(SOON):
+            while not await store.find("source:poller:doors:1"):
+                await asyncio.sleep(0.1)
+
+    assert lobby.json() == "a desk for 3 rooms in the hall"
+    assert rooms.status_code == 401
+    assert taken.json()["id"] == "source:webhook:door:7"
+'''
+
 DELETED = "docs/patterns.md"
 """A page that the owner does not want, with its test."""
 
@@ -195,8 +352,59 @@ def make_it_mine(project: Path) -> None:
     write(project / ".env", "LOG_LEVEL=WARNING\nEVENT_MAX_ATTEMPTS=7\n")
     (project / DELETED).unlink()
     (project / "tests" / "test_patterns.py").unlink()
+    write(package / "rooms.py", ROOMS)
+    write_anywhere(project, package.name)
     git("init", "--quiet", at=project)
     commit(project, "Make it ours")
+
+
+def write_at_new_places(project: Path) -> None:
+    """Write at the places that 0.2.0 lacks, after an update, and commit."""
+    package = next((project / "src").iterdir())
+    config, example = package / "config.py", project / ".env.example"
+    routes = package / "api" / "routes"
+    insert(config, "    # --- your settings end", '    lobby: str = "the hall"\n')
+    insert(example, "# --- your settings end", "LOBBY=the hall\n")
+    write(package / "desk.py", DESK)
+    insert(package / "resources.py", "# --- your imports end", "from .desk import open_desk\n")
+    insert(package / "resources.py", "    # --- your resources end", '    "desk": open_desk,\n')
+    insert(package / "core" / "deps.py", "    # --- your dependencies end", '    desk: str = ""\n')
+    write(routes / "lobby.py", LOBBY)
+    insert(routes / "__init__.py", "# --- your imports end", "from .lobby import router as lobby\n")
+    insert(routes / "__init__.py", "    # --- your public routes end", '    "/lobby": lobby,\n')
+    write(package / "agent" / "sources.py", SOURCES)
+    write(project / "tests" / "test_places.py", TESTS_OF_PLACES.format(package=package.name))
+    commit(project, "Write at the new places")
+
+
+def write_anywhere(project: Path, package: str) -> None:
+    """Write into files that have no places for it; a file that a release lacks is left out."""
+    for name, additions in ANYWHERE.items():
+        path = project / name.format(package=package)
+        if path.exists():
+            for anchor, text in additions:
+                before = anchor.startswith("def ")
+                insert(path, anchor, text) if before else follow(path, anchor, text)
+    for name, changes in CHANGED.items():
+        path = project / name
+        if path.exists():
+            for old, new in changes:
+                assert path.read_text().count(old) == 1
+                path.write_text(path.read_text().replace(old, new))
+
+
+def lines_anywhere(package: str, files: dict[str, str]) -> list[tuple[str, str]]:
+    """Return each file in which an owner wrote anywhere, with what they wrote."""
+    written = {name: [text for _, text in texts] for name, texts in ANYWHERE.items()}
+    for name, changes in CHANGED.items():
+        written[name] = written.get(name, []) + [new for _, new in changes]
+    return [
+        (path, text)
+        for name, texts in written.items()
+        for path in [name.format(package=package)]
+        for text in texts
+        if path in files
+    ]
 
 
 HELLO = '    greeting: str = "hello"\n'
@@ -208,6 +416,13 @@ def insert(path: Path, before: str, text: str) -> None:
     old = path.read_text()
     assert old.count(before) == 1, f"{path.name} has one place for the owner's lines"
     path.write_text(old.replace(before, text + before))
+
+
+def follow(path: Path, after: str, text: str) -> None:
+    """Write lines after the first of these."""
+    old = path.read_text()
+    assert after in old, f"{path.name} has {after!r}"
+    path.write_text(old.replace(after, after + text, 1))
 
 
 def write(path: Path, text: str) -> None:

@@ -54,6 +54,8 @@ PROJECT_BLOCKS = [
     ("operations.md", "order.removed", "skip: it needs events of a type that was removed"),
     ("operations.md", "--publish-to", ""),
     ("prompt-injection.md", "test_red_team.py", "collect"),
+    ("sources.md", "from ..core", "skip: the project's own tests/test_sources.py runs that page"),
+    ("sources.md", "openssl", "skip: the project's own tests/test_sources.py signs and sends one"),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
 ]
 """For blocks of a project's pages, in order: the page, a part of the block, and what is done with it."""

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,19 @@ from demo.render import REPOSITORY, git, render
 from tools.release import VERSION
 
 from .combinations import ALL_FIELDS, BEHAVIOUR, Answers, offered_in
-from .conftest import NEXT, PLUGINS, RELEASES, SHARED
+from .conftest import AFTER_NEXT, NEXT, PLUGINS, RELEASES, SHARED
 from .import_closure import STARTS_PROCESSES
-from .owner import DELETED, HELLO, LOOP, OLD_NAMES, OURS, commit, make_it_mine
+from .owner import (
+    DELETED,
+    HELLO,
+    LOOP,
+    OLD_NAMES,
+    OURS,
+    commit,
+    lines_anywhere,
+    make_it_mine,
+    write_at_new_places,
+)
 
 TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "revisions", "start", "trace", "versions")
@@ -126,11 +138,11 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     owned.update()
 
     after = owned.files()
-    conflicts = [
-        name for name, text in after.items() if re.search("^(<<<<<<<|>>>>>>>) ", text, re.M)
-    ]
+    conflicts = conflicts_in(after)
     assert not conflicts, f"an update met the owner's lines in {conflicts}"
     assert not [name for name in after if name.endswith(".rej")]
+    for name, line in lines_anywhere("my_agent", after):
+        assert line in after[name], f"{name} lost {line!r}"
     assert owned.files("src/my_agent/agent") == agent, "the agent is its owner's, to the byte"
     assert "class RoomEnteredEvent" in after["src/my_agent/core/events.py"]
     assert HELLO in after["src/my_agent/core/deps.py"]
@@ -146,6 +158,154 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     ):  # the code is the same after any update
         some |= {name for name in after if name.startswith("tests/test_") and is_quick(after[name])}
     owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
+
+
+def test_lines_at_the_new_places_work_and_outlast_the_next_update(
+    owned: Owned, cluster: str
+) -> None:
+    owned.update()
+    commit(owned.path, "Update")
+    write_at_new_places(owned.path)
+    written = owned.files()
+    test = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS, "tests/test_places.py"]
+    owned.run(*test, DATABASE_URL=cluster)
+
+    with next_release(owned.template, beside_the_places):
+        owned.update()
+
+    after = owned.files()
+    assert not conflicts_in(after)
+    changed = {name for name in after if after[name] != written.get(name)}
+    assert {f"src/my_agent/{name}" for name in BESIDE} <= changed, "the release changes these files"
+    lines = [line for line in written["src/my_agent/resources.py"].splitlines() if "desk" in line]
+    assert all(line in after["src/my_agent/resources.py"] for line in lines)
+    owned.run(*test, DATABASE_URL=cluster)
+
+
+BESIDE = {
+    "config.py": ("    # Sources\n", "    # Sources, and more\n"),
+    "resources.py": ("OPEN_TIMEOUT: Seconds = 30.0", "OPEN_TIMEOUT: Seconds = 31.0"),
+    "api/routes/__init__.py": ("Anybody can call them", "Anyone can call them"),
+    "core/deps.py": (
+        '"""Return the same dependencies for one',
+        '"""Return these dependencies for one',
+    ),
+}
+"""What a coming release may change near the places, by module."""
+
+
+def beside_the_places(template: Path) -> None:
+    """Change modules of the package near the places of their owner."""
+    for name, (old, new) in BESIDE.items():
+        [path] = (template / "template" / "src").glob(f"*/{name}*")
+        assert old in path.read_text(), name
+        path.write_text(path.read_text().replace(old, new))
+
+
+@contextmanager
+def next_release(template: Path, change: Callable[[Path], None]) -> Generator[None]:
+    """Release a change of the template for the block."""
+    change(template)
+    commit(template, "Change it")
+    git("tag", AFTER_NEXT, at=template)
+    try:
+        yield
+    finally:
+        git("tag", "--delete", AFTER_NEXT, at=template)
+        git("reset", "--quiet", "--hard", NEXT, at=template)
+
+
+def test_where_both_changed_a_line_an_update_shows_both_and_merges_the_rest(
+    owned: Owned, version: str
+) -> None:
+    runtime = owned.path / "src" / "my_agent" / "runtime.py"
+    [old] = [
+        line for line in runtime.read_text().splitlines() if line.startswith("async def open_")
+    ]
+    ours = f"{old}  # ours"
+    runtime.write_text(runtime.read_text().replace(old, ours))
+    commit(owned.path, "Change a line of the template")
+
+    owned.update()
+
+    after = owned.files()
+    assert conflicts_in(after) == ["src/my_agent/runtime.py"], version
+    text = after["src/my_agent/runtime.py"]
+    blocks = re.findall("^<<<<<<< .*?^>>>>>>> .*?$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1, "each of the owner's other lines is merged"
+    mine, _, theirs = blocks[0].partition("=======")
+    assert ours in mine
+    assert theirs.strip()
+    assert "sources: Sources | None = None" in text
+    assert ours not in text.replace(blocks[0], "")
+
+
+def test_a_new_major_version_of_a_stateful_image_is_announced(version: str) -> None:
+    unannounced = [
+        f"{image} {new}"
+        for image, new in new_majors(images_of(RELEASES[version]), images_of(None))
+        if not is_announced(image, new, since=version)
+    ]
+
+    assert not unannounced, (
+        f"data of older majors cannot be read: say in CHANGELOG.md what to do ({unannounced})"
+    )
+
+
+def test_only_another_major_version_is_new_and_only_a_sentence_announces_it() -> None:
+    old = {("a.yaml", "postgres"): "17", ("a.yaml", "redis"): "7"}
+
+    assert new_majors(old, {**old, ("b.yaml", "postgres"): "18"}) == []
+    assert new_majors(old, {**old, ("a.yaml", "postgres"): "18"}) == [("postgres", "18")]
+    assert IMAGE.findall("    image: postgres:18.1-alpine\n    image: valkey/valkey:9") == [
+        ("postgres", "18"),
+        ("valkey/valkey", "9"),
+    ]
+
+
+COMPOSE = ("compose.prod.yaml.jinja", "docker/docker-compose.yml.jinja")
+IMAGE = re.compile(
+    r"^ +image: (?:docker\.io/)?([a-z./]*(?:postgres|redis|valkey)[a-z]*):(\d+)", re.MULTILINE
+)
+"""A stateful image, and its major version."""
+
+type Images = dict[tuple[str, str], str]
+"""The major version of each stateful image by its file and name."""
+
+
+def images_of(commit: str | None) -> Images:
+    """Return the images of a commit, or of what lies here."""
+    found: Images = {}
+    for name in COMPOSE:
+        if commit is None:
+            text = (REPOSITORY / "template" / name).read_text()
+        else:
+            listed = git("ls-tree", "--name-only", commit, f"template/{name}", at=REPOSITORY)
+            text = listed and git("show", f"{commit}:template/{name}", at=REPOSITORY)
+        found |= {(name, image): major for image, major in IMAGE.findall(text)}
+    assert found, "compose files have stateful images"
+    return found
+
+
+def new_majors(old: Images, new: Images) -> list[tuple[str, str]]:
+    """Return the images that have another major version than they had."""
+    return [
+        (image, major)
+        for (name, image), major in new.items()
+        if old.get((name, image), major) != major
+    ]
+
+
+def is_announced(image: str, major: str, since: str) -> bool:
+    """Tell whether the changelog has a sentence about an image since a release, or the update prints one."""
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text().partition(f"\n## {since} ")[0]
+    message = (REPOSITORY / "variants" / "messages" / "after_update.jinja").read_text()
+    return f"{image}:{major}" in changelog + message
+
+
+def conflicts_in(files: dict[str, str]) -> list[str]:
+    """Return the names of files with a conflict."""
+    return [name for name, text in files.items() if re.search("^(<<<<<<<|>>>>>>>) ", text, re.M)]
 
 
 def test_an_owners_loop_with_deprecated_names_handles_every_scope_in_order(
@@ -274,15 +434,11 @@ def test_recopy_writes_over_the_agent(owned: Owned) -> None:
 
 
 def test_a_new_question_answers_itself(owned: Owned) -> None:
-    questions = owned.template / "copier.yml"
-    old = questions.read_text()
-    questions.write_text(old + '\nweather:\n  type: str\n  help: "?"\n  default: fine\n')
-    commit(owned.template, "Ask for the weather")
-    git("tag", "99.1.0", at=owned.template)
-    try:
+    def ask(template: Path) -> None:
+        with (template / "copier.yml").open("a") as questions:
+            questions.write('\nweather:\n  type: str\n  help: "?"\n  default: fine\n')
+
+    with next_release(owned.template, ask):
         owned.update()
-    finally:
-        git("tag", "--delete", "99.1.0", at=owned.template)
-        git("reset", "--quiet", "--hard", NEXT, at=owned.template)
 
     assert "weather: fine" in (owned.path / ".copier-answers.yml").read_text()

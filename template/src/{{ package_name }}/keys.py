@@ -1,4 +1,4 @@
-"""Parse and validate the API clients of `API_CLIENTS` and their keys.
+"""Parse and validate the API clients of `API_CLIENTS` and their keys, and the secrets of `WEBHOOK_SECRETS`.
 
 No error message of this module quotes a value: a wrong setting may have a key in any place.
 """
@@ -21,6 +21,7 @@ KEY_NAME_PREFIX = "key-"
 MIN_KEY_LENGTH = 16  # characters; a later version requires it in production
 MAX_NAME_LENGTH = 100  # characters; names label metrics
 MAX_PREFIX_LENGTH = 200  # characters; prefixes begin scopes
+SECRETS_EXAMPLE = '{"github": "..."}, or {"github": ["new", "old"]}'
 EXAMPLE = '{"ci": {"key": "...", "roles": ["publish"], "scopes": ["ci/"]}}'
 
 
@@ -48,6 +49,22 @@ def parse_clients(value: object) -> dict[str, ApiClient]:
         raise ValueError(f"it must be a JSON object with a client for each name: write {EXAMPLE}")
     named = cast("Mapping[str, object]", value)
     return {_check_name(name): _client(name, each) for name, each in named.items()}
+
+
+def parse_secrets(value: object) -> dict[str, list[SecretStr]]:
+    """Return the secrets of webhooks by name, from JSON or from parsed JSON.
+
+    Raises:
+        ValueError: the setting is not valid; the message names the webhook and the remedy.
+    """
+    if isinstance(value, str):
+        value = _parse_json(value, SECRETS_EXAMPLE)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"it must be a JSON object with a secret for each webhook: write {SECRETS_EXAMPLE}"
+        )
+    named = cast("Mapping[str, object]", value)
+    return {name: _secrets(name, each) for name, each in named.items()}
 
 
 def check_keys(keys: Iterable[SecretStr]) -> None:
@@ -91,13 +108,13 @@ def weak_keys(keys: Iterable[SecretStr], clients: Mapping[str, ApiClient]) -> li
     ]
 
 
-def _parse_json(text: str) -> object:
+def _parse_json(text: str, example: str = EXAMPLE) -> object:
     try:
         return json.loads(text or "{}", object_pairs_hook=_reject_duplicates)
     except json.JSONDecodeError as error:
-        message = f"it is not valid JSON ({error.msg} at character {error.pos}): write {EXAMPLE}"
+        message = f"it is not valid JSON ({error.msg} at character {error.pos}): write {example}"
     except RecursionError:
-        message = f"it is not valid JSON: write {EXAMPLE}"
+        message = f"it is not valid JSON: write {example}"
     raise ValueError(message)  # outside the block: the cause would quote the whole text
 
 
@@ -134,6 +151,19 @@ def _client(name: str, value: object) -> ApiClient:
         roles=_roles(client, fields.get("roles")),
         scopes=None if scopes is None else _scopes(client, scopes),
     )
+
+
+def _secrets(name: str, value: object) -> list[SecretStr]:
+    given = _as_list(value) or [value]
+    secrets = [SecretStr(each) if isinstance(each, str) else each for each in given]
+    for secret in secrets:
+        text = secret.get_secret_value() if isinstance(secret, SecretStr) else ""
+        if not text or text != text.strip():
+            raise ValueError(
+                f"webhook {_quoted(name)} has a secret that is empty, not text, or begins or ends with a"
+                f" space: write {SECRETS_EXAMPLE}"
+            )
+    return secrets
 
 
 def _keys(client: str, value: object) -> list[SecretStr]:

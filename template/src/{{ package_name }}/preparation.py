@@ -13,6 +13,7 @@ from .infra.store.roundtrip import find_lossy_field
 from .infra.text import as_template
 from .keys import weak_keys
 from .schema_check import is_current
+from .sources import find_secret_problems, load_sources, open_verifiers
 
 INDEX_TIMEOUT: Seconds = 30.0  # development starts without an index that takes longer to build
 
@@ -45,7 +46,12 @@ async def prepare(
     if unfit := find_lossy_field():
         raise StartupError(unfit)
     build_model(settings)
-    for sentence in weak_keys(settings.api_keys, settings.api_clients):
+    sources = load_sources()
+    open_verifiers(sources, settings)
+    for sentence in (
+        *weak_keys(settings.api_keys, settings.api_clients),
+        *find_secret_problems(sources, settings),
+    ):
         on_warning(sentence)
     with logfire.suppress_instrumentation():  # traces of checks are noise
         try:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import httpx2
@@ -21,15 +22,19 @@ from .infra.database import DATABASE_UNAVAILABLE, Database, open_database
 from .infra.locks import ScopedLocks, open_locks
 from .infra.model.guard import GuardedModel
 from .infra.model.models import build_model
+from .infra.pollers import Polling, run_poller
 from .infra.process.shutdown import NotReleased, busy_threads
 from .infra.process.supervise import Supervised
 from .infra.readiness import Readiness
 from .infra.retention import run_retention
+from .infra.signatures import Verifier
 from .infra.store import EventStore
 from .infra.telemetry.metrics import measure_queue
 from .infra.text import as_template, describe, shorten
 from .infra.timers import run_timers
 from .preparation import prepare
+from .resources import RESOURCES, open_resources
+from .sources import Sources, load_sources, open_verifiers
 
 HTTP_TIMEOUT: Seconds = 30.0
 CANCEL_TIMEOUT: Seconds = 2.0  # for cancelled decisions to clean up
@@ -51,6 +56,9 @@ class Service:
     model: GuardedModel
     deps: ReflexDeps
     readiness: Readiness
+    sources: Sources = field(default_factory=Sources)
+    verifiers: dict[str, Verifier] = field(default_factory=dict[str, Verifier])
+    """The verifiers of webhooks that have a secret, by name."""
     tasks: list[Supervised] = field(default_factory=list[Supervised])
     warnings: list[str] = field(default_factory=list[str])
     """Problems that an operator should correct although the service works."""
@@ -73,8 +81,15 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Service]:
-    """Run the service for the block; with `worker`, also its agent and timers."""
+async def open_service(
+    settings: Settings, *, worker: bool, sources: Sources | None = None
+) -> AsyncGenerator[Service]:
+    """Run the service for the block; with `worker`, also its agent, timers and pollers.
+
+    `sources` replace those of `agent/sources.py`.
+    """
+    sources = load_sources() if sources is None else sources
+    verifiers = open_verifiers(sources, settings)
     await prepare(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
@@ -85,9 +100,12 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
         model = GuardedModel(build_model(settings), settings, store.fetch)
         await stack.enter_async_context(model)
         deps = ReflexDeps(store, http, database.sessions, model, settings)
+        deps = await stack.enter_async_context(open_resources(deps, RESOURCES))
         readiness = Readiness(database, store, locks)
         stack.push_async_callback(readiness.close)
-        service = Service(settings, database, http, store, locks, model, deps, readiness)
+        service = Service(
+            settings, database, http, store, locks, model, deps, readiness, sources, verifiers
+        )
         if worker:
             await stack.enter_async_context(_run_worker(service))
         yield service
@@ -95,7 +113,7 @@ async def open_service(settings: Settings, *, worker: bool) -> AsyncGenerator[Se
 
 @asynccontextmanager
 async def _run_worker(service: Service) -> AsyncGenerator[None]:
-    """Run the agent, the timers and the sweep for the block, and stop them gracefully."""
+    """Run the agent, timers, pollers and the sweep for the block, and stop them gracefully."""
     service.tasks = [
         Supervised(
             "agent",
@@ -115,6 +133,8 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
         )
     if not service.settings.runs_effects:
         logfire.info("Effects are off: set EFFECTS=on to let tools act")
+    if service.settings.pollers:
+        service.tasks += _pollers(service)
     await _announce(service, "started")
     supervised = service.tasks.copy()
     agent, *others = [asyncio.create_task(task.run()) for task in supervised]
@@ -127,6 +147,21 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
             await _stop(service, agent, others)
         finally:
             await _announce(service, "stopped")
+
+
+def _pollers(service: Service) -> list[Supervised]:
+    """Return a task for each poller; it goes on when the poller's own code fails."""
+    return [
+        Supervised(
+            f"poller {name}",
+            partial(
+                run_poller,
+                service.store,
+                Polling(name, poller.schedule, partial(poller.poll, service.deps), poller.timeout),
+            ),
+        )
+        for name, poller in service.sources.pollers.items()
+    ]
 
 
 async def _stop(

@@ -23,6 +23,7 @@ RELATIONS = (
     "deliveries",
     "subscriptions",
     "scopes",
+    "pollers",
     "event_status",
     "store_version",
 )

@@ -10,20 +10,23 @@ from .. import __doc__ as description
 from ..config import Settings, get_settings
 from ..infra.observability import configure_observability, instrument_app
 from ..runtime import open_service
+from ..sources import Sources, load_sources
 from .auth import require_key
 from .errors import add_error_handlers
 from .hub import open_hub
 from .memory_limiter import MemoryLimiter, max_body_bytes
 from .middleware import BodyLimitMiddleware
 from .rate_limits import RateLimits
-from .routes import YOURS, dlq, events, health, stream, ws
+from .routes import PUBLIC, YOURS, dlq, events, health, stream, ws
+from .routes.webhooks import webhook_router
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the service while the application runs; with `API_WORKER`, its agent too."""
     settings: Settings = app.state.settings
-    async with open_service(settings, worker=settings.api_worker) as service:
+    sources: Sources = app.state.sources
+    async with open_service(settings, worker=settings.api_worker, sources=sources) as service:
         async with open_hub(service) as hub:
             app.state.service = service
             app.state.store = service.store
@@ -34,9 +37,14 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
             yield
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application; its lifespan opens the service."""
+def create_app(settings: Settings, sources: Sources | None = None) -> FastAPI:
+    """Build the application, with the sources of `agent/sources.py` or others; its lifespan opens the service.
+
+    Raises:
+        StartupError: `agent/sources.py` is not valid.
+    """
     configure_observability(settings)
+    sources = load_sources() if sources is None else sources
     app = FastAPI(
         title=TITLE,
         description=description or "",
@@ -48,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `instrument_app` has it
     )
     app.state.settings = settings
+    app.state.sources = sources
     app.state.memory_limiter = MemoryLimiter(settings)
     app.state.rate_limits = rates = RateLimits(settings)
     max_bytes = {events.publish_batch: max_body_bytes(settings)}
@@ -67,6 +76,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(ws.router, prefix="/ws", tags=["websocket"])
     for prefix, router in YOURS.items():
         app.include_router(router, prefix=prefix, dependencies=[Security(require_key)])
+    for prefix, router in PUBLIC.items():
+        app.include_router(router, prefix=prefix)
+    app.include_router(webhook_router(sources, rates), prefix="/webhooks", tags=["webhooks"])
     app.include_router(events.one, prefix="/events", tags=["events"])
     instrument_app(app)
     return app

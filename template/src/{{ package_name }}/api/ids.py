@@ -4,16 +4,18 @@ import re
 
 from starlette.convertors import Convertor, register_url_convertor
 
-from ..core.events import TICK_ID_PREFIX
+from ..core.events import SOURCE_ID_PREFIX, TICK_ID_PREFIX
 
+RESERVED_PREFIXES = {TICK_ID_PREFIX: "ticks", SOURCE_ID_PREFIX: "webhooks and pollers"}
 # Other routes have these paths below `/events`; HTTP clients resolve `.` and `..`, encoded or not.
 RESERVED_IDS = re.compile(r"stream|dlq(/.*)?|\.\.?", re.DOTALL)
 
 
 def id_error(event_id: str) -> str | None:
-    """Return why an id is not allowed: it is reserved for ticks, or has no URL; None if it is allowed."""
-    if event_id.startswith(TICK_ID_PREFIX):
-        return f"id: {event_id!r} begins with {TICK_ID_PREFIX!r}, which is reserved for ticks; choose another"
+    """Return why an id is not allowed: it is reserved, or has no URL; None if it is allowed."""
+    for prefix, owner in RESERVED_PREFIXES.items():
+        if event_id.startswith(prefix):
+            return f"id: {event_id!r} begins with {prefix!r}, which is reserved for {owner}; choose another"
     if RESERVED_IDS.fullmatch(event_id):
         return f"id: {event_id!r} has no URL of its own below /events; choose another"
     return None

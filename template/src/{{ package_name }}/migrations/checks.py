@@ -13,7 +13,7 @@ from .indexes import missing_in
 from .revisions import ready, taken_back_in
 
 REFUSED = "42501"  # SQLSTATE: insufficient privilege
-TABLES = ("events", "deliveries", "subscriptions", "scopes", "event_status")
+TABLES = ("events", "deliveries", "subscriptions", "scopes", "pollers", "event_status")
 
 
 class SchemaOutdated(StartupError):

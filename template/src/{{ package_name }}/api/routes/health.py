@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ...core.units import Seconds
 from ...infra.database import DATABASE_UNAVAILABLE
+from ...infra.pollers import poller_states
 from ...infra.text import storable
 from ...runtime import Service
 from ..auth import client_of
@@ -78,6 +79,19 @@ class RetentionState(BaseModel):
     """Why it failed."""
 
 
+class PollerStatus(BaseModel):
+    """The state of a poller, in all processes together."""
+
+    state: Literal["ok", "failing"]
+    failures: int
+    """How often it failed since it last succeeded."""
+    error: str | None
+    """The error of its last run; null if it succeeded."""
+    retry_in: Seconds | None
+    """Seconds until the failed run is repeated."""
+    succeeded_at: datetime | None
+
+
 class ReadinessStatus(BaseModel):
     """Whether the process is ready for work."""
 
@@ -99,6 +113,8 @@ class Readiness(ReadinessStatus):
     tasks: dict[str, TaskState]
     retention: RetentionState | None = None
     """The last run of LOG_RETENTION; null if it is unset, or has not run, or the database is unavailable."""
+    pollers: dict[str, PollerStatus]
+    """The pollers of `agent/sources.py` by name; a failing one does not make the process unready."""
 
 
 @router.get("/health")
@@ -131,10 +147,11 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
     status = "ready" if well else "not ready"
     answer = ReadinessStatus(status=status)
     if details:
-        retention = await _retention(service) if database == "ok" else None
-        answer = Readiness(
-            status=status, database=database, retention=retention, **service.status()
-        )
+        up = database == "ok"
+        retention = await _retention(service) if up else None
+        pollers = await _pollers(service) if up else {}
+        shared = {"database": database, "retention": retention, "pollers": pollers}
+        answer = Readiness(status=status, **shared, **service.status())
     return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
 
 
@@ -150,6 +167,18 @@ async def _retention(service: Service) -> RetentionState | None:
             if (run := await service.store.admin.last_pruning()) is not None:
                 return RetentionState(**run._asdict())
     return None
+
+
+async def _pollers(service: Service) -> dict[str, PollerStatus]:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT):
+            states = await poller_states(service.store, service.sources.pollers)
+    except (*DATABASE_UNAVAILABLE, TimeoutError):
+        return {}  # the next check of the database has the reason
+    return {
+        name: PollerStatus(state="failing" if state.failures else "ok", **state._asdict())
+        for name, state in states.items()
+    }
 
 
 async def _database(service: Service) -> str:

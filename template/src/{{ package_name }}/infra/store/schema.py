@@ -15,8 +15,8 @@ The life of an event:
 
 So costs grow with the number of pending deliveries, and not with the length of the log.
 
-`model_usage` is separate: the use of models in each hour, for a budget that all processes share. So is `maintenance`:
-the last run of what one process does for all.
+`model_usage` is separate: the use of models in each hour, for a budget that all processes share. So are `maintenance`,
+the last run of what one process does for all, and `pollers`: when each poller last ran, and when it runs again.
 """
 
 from datetime import datetime
@@ -208,3 +208,19 @@ class ScopeRecord(StoreBase):
     last_action_at: Mapped[datetime | None]
     wake_at: Mapped[datetime | None]
     """When its trigger is evaluated again without an event; NULL if no trigger waits."""
+
+
+class PollerRecord(StoreBase):
+    """The last run of a poller, of all processes together."""
+
+    __tablename__ = "pollers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime]
+    """When the last run was due."""
+    resume_at: Mapped[datetime | None]
+    """When a run that failed is repeated, or one that is under way counts as lost; NULL after a success."""
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """How often it failed since it last succeeded."""
+    error: Mapped[str | None]
+    succeeded_at: Mapped[datetime | None]
