@@ -29,6 +29,7 @@ from .infra.readiness import Readiness
 from .infra.retention import run_retention
 from .infra.signatures import Verifier
 from .infra.store import EventStore
+from .infra.sweep import run_sweep
 from .infra.telemetry.metrics import measure_queue
 from .infra.text import as_template, describe, shorten
 from .infra.timers import run_timers
@@ -41,7 +42,6 @@ CANCEL_TIMEOUT: Seconds = 2.0  # for cancelled decisions to clean up
 RELEASE_TIMEOUT: Seconds = 5.0  # for the release of their deliveries
 ANNOUNCE_TIMEOUT: Seconds = 2.0  # for a lifecycle event: a stop must not wait for the database
 MAX_DETAILS_BYTES = 10_000  # of a lifecycle event's text
-SWEEP_INTERVAL: Seconds = 60.0  # between releases of events that were held for too long
 
 
 @dataclass
@@ -120,7 +120,7 @@ async def _run_worker(service: Service) -> AsyncGenerator[None]:
             lambda: run_agent(service.store, service.deps, service.locks),
             lambda error: _announce(service, "error", f"agent: {describe(error)}"),
         ),
-        Supervised("sweep", lambda: _sweep(service)),
+        Supervised("sweep", lambda: run_sweep(service.store)),
         Supervised("gauges", lambda: measure_queue(service.store.stats)),
     ]
     if not service.locks.across_processes:
@@ -220,26 +220,6 @@ async def _warn_of_other_workers(service: Service) -> None:
         if others and not service.warnings:
             logfire.warn(as_template(warning))  # Logfire truncates values
         service.warnings[:] = [warning] if others else []
-
-
-async def _sweep(service: Service) -> None:
-    recalled: int | None = None
-    while True:
-        try:
-            if recalled is None:
-                recalled = await _recall(service.store)
-            await service.store.release_aged(service.settings.context_max_age)
-        except DATABASE_UNAVAILABLE as error:
-            logfire.warn("The sweep waits for the database: {error}", error=repr(error))
-        await asyncio.sleep(SWEEP_INTERVAL)
-
-
-async def _recall(store: EventStore) -> int:
-    with logfire.suppress_instrumentation():  # traces of checks are noise
-        recalled = await store.queue.end_overlong_waits()
-    if recalled:
-        logfire.warn("Recalled {count} events that waited for too long", count=recalled)
-    return recalled
 
 
 async def _announce(
