@@ -17,12 +17,17 @@ UNCLAIMED: Seconds = (
 )
 
 # The scopes of each subscriber in which nothing was held for so long, though they hold events.
+# Scopes whose trigger waits for a time are not silent: it is evaluated then.
 SILENT = """
 SELECT subscriber, count(*) AS scopes, sum(held)::bigint AS events,
        extract(epoch FROM now() - min(oldest))::float8 AS age,
        (array_agg(scope ORDER BY oldest))[1:2] AS names
   FROM (SELECT subscriber, scope, count(*) AS held, min(held_at) AS oldest
-          FROM deliveries WHERE held_at IS NOT NULL
+          FROM deliveries d
+         WHERE held_at IS NOT NULL
+           AND NOT EXISTS (SELECT FROM scopes s
+                            WHERE s.subscriber = d.subscriber AND s.scope = d.scope
+                              AND s.wake_at IS NOT NULL)
          GROUP BY subscriber, scope
         HAVING max(held_at) < now() - $1::float8 * interval '1 second') AS silent
  GROUP BY subscriber ORDER BY subscriber
