@@ -52,7 +52,7 @@ USUAL_LOOP = VALUES["loop"][0]
 USUAL_TRIGGER = "error_threshold"
 """The trigger with which most is tried."""
 
-AGENT_TESTS = ("agent", "architecture")
+AGENT_TESTS = ("agent",)
 """Modules of tests that are tried with every loop, trigger and kind of locks.
 
 All others meet one trigger. Those that no list below has are tried with each loop and the usual locks, and with
@@ -60,34 +60,27 @@ each kind of locks and the usual loop.
 """
 
 STORE_TESTS = (
-    *("api", "dropped", "held", "hub", "isolation", "locks", "memory", "migrations", "order"),
-    *("scoped_locks", "store", "store_latest", "store_log", "store_operating"),
-    *("store_publishing", "store_subscribers", "unreadable", "versions"),
+    *("dropped", "held", "isolation", "locks", "memory", "order", "outcomes", "scoped_locks"),
+    "store",
 )
 """What is tried for every kind of locks, whatever the loop: it looks at what lies below them."""
 
 PROCESS_TESTS = (
-    *("cli", "cli_log", "cli_queue", "embedded", "forward", "heartbeat", "silent_connection"),
-    *("start", "stop", "telemetry", "unavailable"),
+    *("check", "cli", "forward", "light", "silent_connection", "start", "stop", "telemetry"),
+    "unavailable",
 )
 """The same, about starting processes and watching them."""
 
 ANSWER_INDEPENDENT_TESTS = (
-    *(
-        "api_clients",
-        "backup",
-        "breaker",
-        "bytes",
-        "context",
-        "deadlines",
-        "deprecated",
-        "erased",
-        "erasing",
-        "headers",
-    ),
-    *("hostile_rows", "indexes", "intake", "kept", "keys", "listening", "operators", "prompt"),
-    *("rates", "readable", "reads", "refusals", "requests", "revisions", "roles", "service_ids"),
-    *("retention", "sinks", "terminal", "text", "why"),
+    *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
+    *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "effects", "embedded"),
+    *("erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub", "indexes", "intake"),
+    *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pollers"),
+    *("prompt", "provider", "rates", "readable", "reads", "red_team", "refusals", "requests"),
+    *("resources", "retention", "revisions", "roles", "service_ids", "signatures", "sinks"),
+    *("sources", "store_latest", "store_log", "store_operating", "store_publishing"),
+    *("store_subscribers", "streams", "terminal", "text", "unreadable", "versions", "webhooks"),
+    "why",
 )
 """What knows nothing of loops and locks, and is tried once."""
 
