@@ -26,6 +26,7 @@ linkcheck_ignore = [r"https?://localhost"]
 RENDERED = {
     "patterns": "patterns",
     "sources": "sources",
+    "cookbook": "cookbook",
     "prompt-injection": "prompt-injection",
     "operations": "operations",
     "map": "architecture",

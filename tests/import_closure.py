@@ -25,6 +25,7 @@ NOTICED = (
     ".env.example",
     "docs/architecture.md",
     "docs/patterns.md",
+    "docs/cookbook.md",
     "docs/operations.md",
     "docs/prompt-injection.md",
     "README.md",

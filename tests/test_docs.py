@@ -31,7 +31,7 @@ WORKFLOW = re.compile(r"^\.\./\.\./actions/workflows/([^/]+)(/badge\.svg)?$")
 """A workflow's page on GitHub and its badge, relative to a page at the root: its repository may have any owner."""
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 
-DATA = ("text", "ini", "yaml", "json", "diff", "jinja", "powershell")
+DATA = ("text", "ini", "sql", "yaml", "json", "diff", "jinja", "powershell")
 FOLLOWED = [["tutorial.md", "updating.md"], ["questions.md"]]
 """Pages that are followed, each group by one runner in one folder."""
 
@@ -56,6 +56,11 @@ PROJECT_BLOCKS = [
     ("prompt-injection.md", "test_red_team.py", "collect"),
     ("sources.md", "from ..core", "skip: the project's own tests/test_sources.py runs that page"),
     ("sources.md", "openssl", "skip: the project's own tests/test_sources.py signs and sends one"),
+    ("cookbook.md", "pg_restore", "skip: it needs a server; the project's own tests/test_cookbook.py has one"),
+    ("cookbook.md", "pg_dump", ""),
+    ("cookbook.md", "psql", ""),
+    ("cookbook.md", "erase", ""),
+    ("cookbook.md", "", "skip: the project's own tests/test_cookbook.py runs that page"),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
 ]
 """For blocks of a project's pages, in order: the page, a part of the block, and what is done with it."""

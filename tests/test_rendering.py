@@ -27,7 +27,7 @@ src/my_agent/api/routes/stream.py src/my_agent/migrations/env.py tests/conftest.
 tests/test_store.py tests/test_context.py tests/test_agent.py tests/test_api.py scripts/migrate.py
 scripts/replay.py scripts/dlq.py .github/workflows/ci.yml .github/workflows/deploy.yml .env.example
 pyproject.toml Makefile README.md AGENTS.md LICENSE .gitignore .gitattributes .dockerignore .python-version
-.copier-answers.yml compose.prod.yaml docs/architecture.md docs/patterns.md docs/operations.md docs/prompt-injection.md
+.copier-answers.yml compose.prod.yaml docs/architecture.md docs/patterns.md docs/cookbook.md docs/operations.md docs/prompt-injection.md
 .github/renovate.json .github/audit.sh
 """.split()
 

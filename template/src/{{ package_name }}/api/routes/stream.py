@@ -14,6 +14,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message as Sent
 from starlette.types import Receive, Scope, Send
 
+from ...config import Settings
 from ...core.units import Seconds
 from ...infra.store import Cursor, InvalidEvent
 from ...infra.store.log import EventFilter
@@ -127,6 +128,21 @@ async def stream_events(
     An erased event has the name `erased`, and no content.
     """
     refuse_nul(scope, *(type or []))
+    event_filter = EventFilter(type, scope, client.within)
+    return stream_response(hub, settings, event_filter, last_event_id)
+
+
+def stream_response(
+    hub: Hub, settings: Settings, event_filter: EventFilter, last_event_id: str | None = None
+) -> EventStream:
+    """Return a response that streams the events of a filter, from `Last-Event-ID` on or, without one, from now on.
+
+    Routes of yours may return it too: it has the limits of `/events/stream`.
+
+    Raises:
+        InvalidEvent: `last_event_id` is not a cursor.
+        HTTPException: the process serves the maximum number of clients.
+    """
     try:
         after = Cursor.parse(last_event_id) if last_event_id else None
     except ValueError as error:
@@ -135,8 +151,9 @@ async def stream_events(
         raise HTTPException(
             503, "API_MAX_CONNECTIONS is reached; try again later", {"Retry-After": RETRY_AFTER}
         )
-    frames = _frames(hub, EventFilter(type, scope, client.within), after)
-    return EventStream(frames, send_timeout=settings.api_client_patience)
+    return EventStream(
+        _frames(hub, event_filter, after), send_timeout=settings.api_client_patience
+    )
 
 
 async def _frames(
