@@ -56,7 +56,11 @@ PROJECT_BLOCKS = [
     ("prompt-injection.md", "test_red_team.py", "collect"),
     ("sources.md", "from ..core", "skip: the project's own tests/test_sources.py runs that page"),
     ("sources.md", "openssl", "skip: the project's own tests/test_sources.py signs and sends one"),
-    ("cookbook.md", "pg_restore", "skip: it needs a server; the project's own tests/test_cookbook.py has one"),
+    (
+        "cookbook.md",
+        "pg_restore",
+        "skip: it needs a server; the project's own tests/test_cookbook.py has one",
+    ),
     ("cookbook.md", "pg_dump", ""),
     ("cookbook.md", "psql", ""),
     ("cookbook.md", "erase", ""),

@@ -151,9 +151,7 @@ def stream_response(
         raise HTTPException(
             503, "API_MAX_CONNECTIONS is reached; try again later", {"Retry-After": RETRY_AFTER}
         )
-    return EventStream(
-        _frames(hub, event_filter, after), send_timeout=settings.api_client_patience
-    )
+    return EventStream(_frames(hub, event_filter, after), send_timeout=settings.api_client_patience)
 
 
 async def _frames(
