@@ -63,7 +63,6 @@ PROJECT_BLOCKS = [
     ),
     ("cookbook.md", "pg_dump", ""),
     ("cookbook.md", "psql", ""),
-    ("cookbook.md", "erase", ""),
     ("cookbook.md", "", "skip: the project's own tests/test_cookbook.py runs that page"),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
 ]
