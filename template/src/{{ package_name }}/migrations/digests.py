@@ -23,14 +23,12 @@ def record_digests(connection: Connection) -> None:
     """Record the code of each applied revision that has no record yet."""
     if not _exists(connection):
         return
+    known = {(row.history, row.revision) for row in connection.execute(text(RECORDED))}
     for history in HISTORIES:
         for script in _applied(connection, history):
-            row = {
-                "history": history.folder,
-                "revision": script.revision,
-                "digest": _digest(script),
-            }
-            connection.execute(text(RECORD), row)
+            name = {"history": history.folder, "revision": script.revision}
+            if (history.folder, script.revision) not in known:
+                connection.execute(text(RECORD), {**name, "digest": _digest(script)})
 
 
 def forget_digest(connection: Connection, history: History, revision: str) -> None:
