@@ -13,7 +13,8 @@ from .requeues import Requeues
 MAX_WOKEN = 100  # scopes that one statement wakes
 
 # Locks the scopes before their deliveries, as all transactions do. `newest` finds one row of the index of held
-# deliveries for each scope. The new version shows cached contexts that an event has left them.
+# deliveries for each scope. The new version shows cached contexts that an event has left them. `seconds` is when the next
+# wait ends; null if none does. A scope that another transaction has locked is looked at again after the interval.
 WAKE = f"""
 WITH due AS (
     SELECT s.ctid
@@ -42,16 +43,12 @@ WITH due AS (
      WHERE d.ctid = ANY (ARRAY (SELECT ctid FROM newest)) AND d.held_at IS NOT NULL
     RETURNING d.seq, d.fence, d.scope
 )
-SELECT (SELECT count(*) FROM woken) AS woken, r.seq, r.fence, r.scope
+SELECT (SELECT count(*) FROM woken) AS woken,
+       (SELECT extract(epoch FROM min(s.wake_at) - now())::float8
+          FROM scopes s WHERE s.subscriber = $1 AND s.wake_at > now()) AS seconds,
+       r.seq, r.fence, r.scope
   FROM (VALUES (1)) AS one LEFT JOIN requeued r ON true
 """  # noqa: S608 - interpolates constant SQL only
-
-# When the next wait ends, in seconds from now; null if no trigger waits.
-NEXT_WAKE = """
-SELECT extract(epoch FROM min(s.wake_at) - now())::float8 AS seconds
-  FROM scopes s
- WHERE s.subscriber = $1 AND s.wake_at IS NOT NULL
-"""
 
 WAKE_AGAIN = "UPDATE scopes SET wake_at = now() WHERE subscriber = $1 AND scope = $2"
 
@@ -78,11 +75,6 @@ class Wakes:
                 self._requeues.note(Token(row["seq"], row["fence"], scope=row["scope"]))
         if rows[0]["woken"] == MAX_WOKEN:
             self.next_at = now
-        else:
-            await self._plan(now)
+        elif (seconds := rows[0]["seconds"]) is not None:
+            self.next_at = min(self.next_at, now + seconds)
         return rows[0]["seq"] is not None
-
-    async def _plan(self, now: float) -> None:
-        seconds = (await self._fetch(NEXT_WAKE, self._subscriber))[0]["seconds"]
-        if seconds is not None:
-            self.next_at = min(self.next_at, now + max(seconds, 0.0))
