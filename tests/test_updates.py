@@ -132,6 +132,7 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     owned: Owned, cluster: str, database: str, version: str, shape: str
 ) -> None:
     agent, env = owned.files("src/my_agent/agent"), (owned.path / ".env").read_text()
+    before = owned.files()
     env_of_trial = {"DATABASE_URL": database, "EVENT_LEASE": "1", "TIMERS": "{}"}
     owned.run(TRIAL, "before", **env_of_trial)
 
@@ -141,7 +142,7 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     conflicts = conflicts_in(after)
     assert not conflicts, f"an update met the owner's lines in {conflicts}"
     assert not [name for name in after if name.endswith(".rej")]
-    for name, line in lines_anywhere("my_agent", after):
+    for name, line in lines_anywhere("my_agent", before):
         assert line in after[name], f"{name} lost {line!r}"
     assert owned.files("src/my_agent/agent") == agent, "the agent is its owner's, to the byte"
     assert "class RoomEnteredEvent" in after["src/my_agent/core/events.py"]
