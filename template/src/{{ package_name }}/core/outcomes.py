@@ -50,7 +50,7 @@ class Drop:
     reason: str
     """Why, in one sentence; people read it with the status of the events."""
     events: Sequence[Event] | None = None
-    """Which events of the context; None for all. The others are held."""
+    """Which events of the context; None for all. The others are held, and the trigger is evaluated again for them."""
 
     def __post_init__(self) -> None:
         """Refuse a drop that nobody could explain."""

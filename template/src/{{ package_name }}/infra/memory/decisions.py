@@ -72,6 +72,8 @@ class Decisions:
     ) -> AgentDroppedEvent:
         """Drop events of the context, hold the others, and return the event that records it.
 
+        The trigger is evaluated again for the others, as if a wait had ended.
+
         Raises:
             ScopeMoved: another worker changed the scope meanwhile; nothing was written.
             ScopeBusy: the scope's lock was lost, and another worker has it; nothing was written.
@@ -83,20 +85,23 @@ class Decisions:
         owned = {**known.held, **in_flight}
         dropped = [token for seq, token in owned.items() if seq in seqs]
         kept = [token for seq, token in in_flight.items() if seq not in seqs]
+        left = {seq: token for seq, token in owned.items() if seq not in seqs}
         scratch = write_notes(context.scratch) if context.scratch else NO_NOTES
         reason = shorten(storable(outcome.reason), MAX_REASON_BYTES)
         await self._begin(context, trigger)
         weights = {event.seq: event.stored_weight for event in context.events}
         change = sum(weights.get(token.seq, 0) for token in kept)
         change -= sum(weights.get(seq, 0) for seq in known.held if seq in seqs)
-        decision = DecidedDrop(context.scope, known.version, dropped, kept, scratch, reason)
+        decision = DecidedDrop(
+            context.scope, known.version, dropped, kept, bool(left), scratch, reason
+        )
         with step("store.drop", covers=len(dropped)):
             event = await self._store.scopes.drop_decided(decision, tokens)
         note(outcome="dropped", size=size)
         context.drop(seqs)
         known.version += 1
-        known.held = {seq: token for seq, token in owned.items() if seq not in seqs}
-        known.scratch, known.wake_at = scratch, None
+        known.held, known.scratch = left, scratch
+        known.wake_at = context.now() if left else None
         self._limits.add(known, change)
         return event
 

@@ -45,9 +45,12 @@ SELECT dropped.scope, e.id, e.headers
 """  # noqa: S608 - interpolates constant SQL only
 
 
-# A trigger's outcome ends the wait that an earlier one began.
+# A trigger's outcome ends the wait that an earlier one began. If the drop leaves events ($4), a wait that is over at once
+# takes its place: the trigger has not answered for them, and perhaps no other event comes.
 SET_NOTES = """
-UPDATE scopes SET scratch = $3::text::jsonb, wake_at = NULL WHERE subscriber = $1 AND scope = $2
+UPDATE scopes
+   SET scratch = $3::text::jsonb, wake_at = CASE WHEN $4 THEN now() END
+ WHERE subscriber = $1 AND scope = $2
 """
 
 
@@ -88,6 +91,8 @@ class DecidedDrop(NamedTuple):
     dropped: Sequence[Token]
     kept: Sequence[Token]
     """The deliveries in flight that are held."""
+    leaves_events: bool
+    """Whether the scope holds events afterwards, for which the trigger is evaluated again."""
     scratch: str
     """The notes of the scope, as JSON."""
     reason: str
@@ -105,7 +110,7 @@ async def drop_decided(
     published, versions = await drop(fetch, subscriber, [held], decision.reason, limits)
     if versions[scope] != decision.version + 1:
         raise ScopeMoved(f"scope {scope!r} was changed by another worker")
-    await fetch(SET_NOTES, subscriber, scope, decision.scratch)
+    await fetch(SET_NOTES, subscriber, scope, decision.scratch, decision.leaves_events)
     kept = await fetch(HOLD, subscriber, *columns(decision.kept), [], [], [], [], [])
     count = sum(len(event.covers) for event in published)
     if (count, len(kept)) != (len(decision.dropped), len(decision.kept)):
