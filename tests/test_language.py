@@ -17,7 +17,7 @@ from demo.render import REPOSITORY
 ROOTS = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "AGENTS.md", "CHANGELOG.md", "copier.yml"),
     *("docs", ".github/ISSUE_TEMPLATE", ".github/PULL_REQUEST_TEMPLATE.md"),
-    *("template", "variants"),
+    *("examples", "template", "variants"),
 )
 """Files, and folders with all that is in them."""
 
