@@ -56,8 +56,8 @@ class NewerEvent(Exception):
     """The event has a newer version of its type than this code supports."""
 
 
-class UnreadableEvent(BaseModel):
-    """A stored event that this code cannot read, with the reason."""
+class _Row(BaseModel):
+    """The columns of a stored event that is not read as one."""
 
     seq: int
     id: str
@@ -67,25 +67,20 @@ class UnreadableEvent(BaseModel):
     timestamp: AwareDatetime
     recorded_at: AwareDatetime
     payload: Any
-    """The stored JSON, or its text if it cannot be parsed."""
+    """The stored JSON, or its text if it cannot be parsed; of an erased event `covers` at most."""
     meta: Any
+
+
+class UnreadableEvent(_Row):
+    """A stored event that this code cannot read, with the reason."""
+
     unreadable: str
     """The reason."""
 
 
-class ErasedEvent(BaseModel):
+class ErasedEvent(_Row):
     """A stored event that an operator erased: what happened when, and why, but no longer what it said."""
 
-    seq: int
-    id: str
-    type: str
-    source: str
-    scope: str
-    timestamp: AwareDatetime
-    recorded_at: AwareDatetime
-    payload: Any
-    """`covers` of an action or a drop; else empty."""
-    meta: Any
     erased: str
     """When it was erased, as ISO 8601."""
 
