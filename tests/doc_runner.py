@@ -36,7 +36,7 @@ from .owner import commit
 
 RUN = ("bash", "python")
 ELSEWHERE = {"extending.md": "tests/test_extending.py does what that page shows"}
-PATIENCE = 60.0  # seconds that an effect may take on a busy machine
+PATIENCE = 240.0  # seconds that an effect may take on a busy machine
 ADDRESS = "https://github.com/yourorg/reflex.git"  # what gh:yourorg/reflex means
 PRESSES_ENTER = """#!/bin/sh
 program=$1; shift

@@ -13,7 +13,7 @@ DELETE_LINE = "\x05\x15"  # Ctrl-E, Ctrl-U: to the end of the line, and delete w
 DONE = "\x1b\r"  # Esc, Enter: the end of a text of several lines
 DOWN = "\x1b[B"
 BACKSPACE = "\x7f"
-PATIENCE = 60.0
+PATIENCE = 240.0
 COLUMNS, LINES = 80, 40
 
 

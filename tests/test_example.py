@@ -28,7 +28,7 @@ from .conftest import PLUGINS
 
 EXAMPLE = REPOSITORY / "examples" / "incident"
 SECRET = "a secret of the tests"  # noqa: S105 - protects nothing
-PATIENCE = 60  # seconds
+PATIENCE = 240  # seconds
 TESTS = ["tests/test_agent.py", "tests/test_red_team.py", "tests/test_headers.py"]
 """Those of the example, those of the tool that it keeps, and some that start production, where a webhook needs a secret."""
 

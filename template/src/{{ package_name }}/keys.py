@@ -18,7 +18,7 @@ ANONYMOUS = "anonymous"
 """The name of every client if no key is required."""
 KEY_NAME_PREFIX = "key-"
 """The prefix of the names of `API_KEYS`; the position of the key in the list follows."""
-MIN_KEY_LENGTH = 16  # characters; a later version requires it in production
+MIN_KEY_LENGTH = 16  # characters; the rules of production require it
 MAX_NAME_LENGTH = 100  # characters; names label metrics
 MAX_PREFIX_LENGTH = 200  # characters; prefixes begin scopes
 SECRETS_EXAMPLE = '{"github": "..."}, or {"github": ["new", "old"]}'
@@ -101,8 +101,8 @@ def weak_keys(keys: Iterable[SecretStr], clients: Mapping[str, ApiClient]) -> li
         f"API_CLIENTS: client {name!r}": client.key for name, client in clients.items()
     }
     return [
-        f"{owner} has a key of fewer than {MIN_KEY_LENGTH} characters, which a later version rejects in"
-        " production: replace it, for example by the output of `openssl rand -hex 24`"
+        f"{owner} has a key of fewer than {MIN_KEY_LENGTH} characters, which the rules of production reject:"
+        " replace it, for example by the output of `openssl rand -hex 24`"
         for owner, owned in owners.items()
         if any(len(key.get_secret_value()) < MIN_KEY_LENGTH for key in owned)
     ]

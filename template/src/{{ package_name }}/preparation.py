@@ -94,16 +94,18 @@ async def _migrate(settings: Settings, on_progress: Report, on_warning: Report) 
 
 
 def check_production(settings: Settings) -> None:
-    """Check that an environment with the rules of production has keys and a model.
+    """Check that an environment with the rules of production has keys, none of them short, and a model.
 
     Raises:
-        StartupError: it has none.
+        StartupError: it has not.
     """
     if settings.lenient:
         return
     where = f"ENVIRONMENT={settings.environment} has the rules of production"
     if not settings.api_keys and not settings.api_clients:
         raise StartupError(f"{where} and requires API_KEYS or API_CLIENTS: set at least one key.")
+    for sentence in weak_keys(settings.api_keys, settings.api_clients):
+        raise StartupError(f"{sentence} (ENVIRONMENT={settings.environment}).")
     if settings.default_model == "offline":
         raise StartupError(
             f"{where} and requires a model: set DEFAULT_MODEL, for example to openai:gpt-5-mini."

@@ -69,5 +69,5 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         check_production(settings)
     except StartupError as problem:
         yield from_sentence(CHECK, "error", str(problem))
-    for sentence in weak_keys(settings.api_keys, settings.api_clients):
+    for sentence in weak_keys(settings.api_keys, settings.api_clients) if settings.lenient else ():
         yield from_sentence(CHECK, "warning", sentence)

