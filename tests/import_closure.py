@@ -7,6 +7,8 @@ that looks at nothing else, in whether they pass.
 import ast
 import hashlib
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
@@ -48,8 +50,22 @@ class Closures:
         }
 
     def types_of(self, name: str) -> str:
-        """Return a digest of all that a module's types depend on."""
-        return self._digest(self._reached({name}))
+        """Return a digest of all that a module's types depend on: itself, and the interfaces of what it imports."""
+        reached: set[str] = set()
+        left = self._imports[name] - {name}
+        while left:
+            reached |= left
+            seen = (self._imports_of_interface(each) for each in left)
+            left = set[str]().union(*seen) - reached
+        parts = [f"{each} {self._interface(each).digest}" for each in sorted(reached - {name})]
+        return hashlib.sha256("\n".join([name, self._tree[name], *parts]).encode()).hexdigest()
+
+    def _interface(self, name: str) -> "Interface":
+        text = self._texts[self._tree[name]]
+        return interface_of(text, _folder_of(name), name.endswith("__init__.py"))
+
+    def _imports_of_interface(self, name: str) -> set[str]:
+        return {file for module in self._interface(name).imported for file in self._files(module)}
 
     def starts_processes(self, name: str) -> bool:
         """Tell whether a module of tests starts real processes, which takes seconds each time."""
@@ -94,23 +110,26 @@ class Closures:
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _digest(self, names: set[str]) -> str:
-        parts = [f"{name} {self._tree[name]}" for name in sorted(names)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
 
 def imported(text: bytes, name: str) -> frozenset[tuple[str, ...]]:
     """Return the modules that a file of a project imports, and what it imports from them."""
+    return _imported(text, _folder_of(name), name.startswith("tests/"))
+
+
+def _folder_of(name: str) -> tuple[str, ...]:
     folder = PurePosixPath(name).parent.parts
-    in_package = folder[1:] if folder[:1] == ("src",) else folder
-    return _imported(text, in_package, name.startswith("tests/"))
+    return folder[1:] if folder[:1] == ("src",) else folder
 
 
 @cache
 def _imported(text: bytes, folder: tuple[str, ...], at_the_top: bool) -> frozenset[tuple[str, ...]]:
     tree = ast.parse(text)
+    return _modules_in(tree.body if at_the_top else ast.walk(tree), folder)
+
+
+def _modules_in(nodes: Iterable[ast.AST], folder: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
     found: set[tuple[str, ...]] = set()
-    for node in tree.body if at_the_top else ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -118,6 +137,74 @@ def _imported(text: bytes, folder: tuple[str, ...], at_the_top: bool) -> frozens
             module = (*base, *(node.module.split(".") if node.module else ()))
             found |= {module, *((*module, alias.name) for alias in node.names)} - {()}
     return frozenset(found)
+
+
+INFERRED = ("Final", "TypeAlias")
+"""Annotations that leave the type to the value."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the types of other modules may depend on in a module."""
+
+    digest: str
+    imported: frozenset[tuple[str, ...]]
+
+
+@cache
+def interface_of(text: bytes, folder: tuple[str, ...], exports_imports: bool) -> Interface:
+    """Return the interface of a module: without the bodies of functions and the values of names whose types are declared.
+
+    Nor with imports that nothing else in it needs, unless it exports them.
+    """
+    tree = _WithoutBodies().visit(ast.parse(text))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) not in INFERRED:
+            node.value = None
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and not exports_imports:
+            node.names = [
+                alias
+                for alias in node.names
+                if alias.name == "*"
+                or alias.asname == alias.name
+                or (alias.asname or alias.name).partition(".")[0] in used
+            ]
+    tree.body = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.Import | ast.ImportFrom) or node.names
+    ]
+    kept = (node for node in ast.walk(tree) if not isinstance(node, ast.ImportFrom) or node.names)
+    return Interface(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), _modules_in(kept, folder))
+
+
+class _WithoutBodies(ast.NodeTransformer):
+    """Empties functions whose result is annotated, and which set no attributes: no other type is inferred from them."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._emptied(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._emptied(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if is_text else node
+
+    @staticmethod
+    def _emptied(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        sets = any(
+            isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store)
+            for each in ast.walk(node)
+        )
+        # A generator is another type than a function that returns one, if both are asynchronous.
+        yields = any(isinstance(each, ast.Yield | ast.YieldFrom) for each in ast.walk(node))
+        if node.returns is not None and not sets:
+            node.body = [ast.Expr(ast.Yield())] if yields else [ast.Pass()]
+        return node
 
 
 @cache
