@@ -43,6 +43,7 @@ class Closures:
         self._project_name = project_name
         self._texts = texts
         self._package = next(name.split("/")[1] for name in tree if name.startswith("src/"))
+        self._interfaces: dict[str, tuple[str, set[str]]] = {}
         self._imports = {
             name: {file for module in imported(texts[digest], name) for file in self._files(module)}
             for name, digest in tree.items()
@@ -55,17 +56,18 @@ class Closures:
         left = self._imports[name] - {name}
         while left:
             reached |= left
-            seen = (self._imports_of_interface(each) for each in left)
-            left = set[str]().union(*seen) - reached
-        parts = [f"{each} {self._interface(each).digest}" for each in sorted(reached - {name})]
+            left = set[str]().union(*(self._interface(each)[1] for each in left)) - reached
+        parts = [f"{each} {self._interface(each)[0]}" for each in sorted(reached - {name})]
         return hashlib.sha256("\n".join([name, self._tree[name], *parts]).encode()).hexdigest()
 
-    def _interface(self, name: str) -> "Interface":
-        text = self._texts[self._tree[name]]
-        return interface_of(text, _folder_of(name), name.endswith("__init__.py"))
-
-    def _imports_of_interface(self, name: str) -> set[str]:
-        return {file for module in self._interface(name).imported for file in self._files(module)}
+    def _interface(self, name: str) -> tuple[str, set[str]]:
+        """Return the digest of a module's interface, and the files that it imports from."""
+        if name not in self._interfaces:
+            text = self._texts[self._tree[name]]
+            found = interface_of(text, _folder_of(name), name.endswith("__init__.py"))
+            files = {file for module in found.imported for file in self._files(module)}
+            self._interfaces[name] = found.digest, files
+        return self._interfaces[name]
 
     def starts_processes(self, name: str) -> bool:
         """Tell whether a module of tests starts real processes, which takes seconds each time."""
