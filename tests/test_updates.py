@@ -183,6 +183,36 @@ def test_lines_at_the_new_places_work_and_outlast_the_next_update(
     owned.run(*test, DATABASE_URL=cluster)
 
 
+def test_an_owner_who_takes_every_release_in_turn_meets_no_conflict(
+    released: Path, cluster: str, database: str, tmp_path: Path
+) -> None:
+    first, *later = RELEASES
+    owned = Owned(tmp_path / "project", released)
+    render(owned.path, released, {}, first)
+    make_it_mine(owned.path)
+    agent = owned.files("src/my_agent/agent")
+    written = list(lines_anywhere("my_agent", owned.files()))
+    env_of_trial = {"DATABASE_URL": database, "EVENT_LEASE": "1", "TIMERS": "{}"}
+    owned.run(TRIAL, "before", **env_of_trial)
+
+    for version in [*later, NEXT]:
+        owned.copier("update", "--defaults", "--vcs-ref", version)
+        after = owned.files()
+        assert not conflicts_in(after), f"the update to {version} met the owner's lines"
+        assert owned.files("src/my_agent/agent").items() >= agent.items(), version
+        assert [name for name, line in written if line not in after[name]] == [], version
+        commit(owned.path, f"Update to {version}")
+        if version == FIRST_WITH_NEW_PLACES:
+            write_at_new_places(owned.path)
+
+    assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
+    assert "/lobby" in owned.files()["src/my_agent/api/routes/__init__.py"]
+    test = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS, "tests/test_places.py"]
+    owned.run(*test, DATABASE_URL=cluster)
+
+
+FIRST_WITH_NEW_PLACES = "0.3.0"
+
 BESIDE = {
     "config.py": ("    # Sources\n", "    # Sources, and more\n"),
     "resources.py": ("OPEN_TIMEOUT: Seconds = 30.0", "OPEN_TIMEOUT: Seconds = 31.0"),
