@@ -257,7 +257,8 @@ def test_where_both_changed_a_line_an_update_shows_both_and_merges_the_rest(
     runtime.write_text(runtime.read_text().replace(old, ours))
     commit(owned.path, "Change a line of the template")
 
-    owned.update()
+    with next_release(owned.template, another_line):
+        owned.update()
 
     after = owned.files()
     assert conflicts_in(after) == ["src/my_agent/runtime.py"], version
@@ -269,6 +270,14 @@ def test_where_both_changed_a_line_an_update_shows_both_and_merges_the_rest(
     assert theirs.strip()
     assert "sources: Sources | None = None" in text
     assert ours not in text.replace(blocks[0], "")
+
+
+def another_line(template: Path) -> None:
+    """Change the line that the owner has changed."""
+    [path] = (template / "template" / "src").glob("*/runtime.py")
+    text = path.read_text()
+    [old] = [line for line in text.splitlines() if line.startswith("async def open_")]
+    path.write_text(text.replace(old, f"{old}  # theirs"))
 
 
 def test_a_new_major_version_of_a_stateful_image_is_announced(version: str) -> None:
