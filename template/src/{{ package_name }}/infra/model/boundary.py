@@ -64,7 +64,11 @@ class Boundary(AbstractCapability[Any]):
         if refusal := self._refusal(call):
             logfire.warn("{tool} was not run: {reason}", tool=call.tool_name, reason=refusal)
             return f"Not done: {refusal}."
-        return _bounded(await handler(args), self._max_bytes)
+        return self.bounded(await handler(args))
+
+    def bounded(self, result: Any) -> Any:
+        """Return a tool's result; if it has invisible text or is too large, as contained text."""
+        return _bounded(result, self._max_bytes)
 
     def _refusal(self, call: ToolCallPart) -> str | None:
         size = len(call.args_as_json_str().encode(errors="replace"))

@@ -1,0 +1,281 @@
+"""Replays finished model requests and tool calls of a decision from its journal, and records new ones.
+
+A unit is found by the digest of what was asked. So a changed prompt, tool or model is asked anew, and an answer never
+belongs to another question. The run goes on with the value as it is read back, on the first attempt, too: otherwise the
+next request of a retry could differ in a detail, and would be paid again.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from hashlib import sha256
+from typing import Any, cast
+
+import logfire
+from pydantic import TypeAdapter
+from pydantic_ai import RunContext
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.durable_exec import JSON_CODEC, record_durable_unit, replay_scope
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturn,
+    ToolReturnContent,
+)
+from pydantic_ai.models import (
+    CompletedStreamedResponse,
+    Model,
+    ModelRequestParameters,
+    StreamedResponse,
+)
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from ..store.decision_journal import DecisionJournal, current_journal
+from .boundary import Boundary, Execute
+from .drafting import DraftingModel
+
+GENERATED_ID = "pyd_ai_"  # begins ids that PydanticAI makes up, new on each attempt
+MESSAGE_DETAILS = ("timestamp", "run_id", "conversation_id", "model_id")
+"""The fields of a message that say when and where it was made, and differ on a retry."""
+PART_DETAILS = ("timestamp",)
+DELIVERY_SETTINGS = ("timeout", "max_retries")
+"""The settings that say how a request is made, and not what is asked."""
+MAX_PLAIN_ID = 150  # characters of a tool call's id in a key; of a longer one, it has the digest
+
+NOT_JSON = (PydanticSerializationError, TypeError, ValueError, RecursionError)
+PARAMETERS = TypeAdapter(ModelRequestParameters)
+
+_call_key: ContextVar[tuple[str, str] | None] = ContextVar("call_key", default=None)
+"""The id of the tool call that runs, and its key within the decision."""
+
+
+class JournaledModel(WrapperModel):
+    """A model for one run, whose finished requests are not made again."""
+
+    def __init__(self, wrapped: Model, journal: DecisionJournal) -> None:
+        super().__init__(wrapped)
+        self._journal = journal
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Return the recorded response, or make one request and record it."""
+        key = request_key(self.model_id, messages, model_settings, model_request_parameters)
+        if (entry := self._journal.take(key)) is not None:
+            return self._replay(messages, model_request_parameters, entry)
+        response = await super().request(messages, model_settings, model_request_parameters)
+        return await self._record(key, response)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """Stream the recorded response, or a new one, which is recorded once it is complete."""
+        key = request_key(self.model_id, messages, model_settings, model_request_parameters)
+        if (entry := self._journal.take(key)) is not None:
+            response = self._replay(messages, model_request_parameters, entry)
+            yield CompletedStreamedResponse(
+                response, model_request_parameters=model_request_parameters, replay_events=True
+            )
+            return
+        async with super().request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as stream:
+            yield stream
+        if stream.state == "complete":
+            await self._record(key, stream.get())
+
+    def _replay(
+        self, messages: list[ModelMessage], parameters: ModelRequestParameters, entry: bytes
+    ) -> ModelResponse:
+        record_durable_unit(executed=False)
+        response = _read_response(entry)
+        if isinstance(self.wrapped, DraftingModel):
+            self.wrapped.show(messages, parameters, response)
+        return response
+
+    async def _record(self, key: str, response: ModelResponse) -> ModelResponse:
+        """Record a response, and return it as a retry reads it."""
+        record_durable_unit(executed=True)
+        entry = json.dumps(JSON_CODEC.dump(ModelResponse, response)).encode()
+        await self._journal.record(key, entry, f"A response of {self.model_name}")
+        return _read_response(entry)
+
+
+class JournaledTools(AbstractCapability[Any]):
+    """A capability for one run, whose finished tool calls are not run again."""
+
+    def __init__(self, journal: DecisionJournal, boundary: Boundary) -> None:
+        super().__init__()
+        self._journal = journal
+        self._boundary = boundary
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Execute,
+    ) -> Any:
+        """Return the recorded result, or run the tool and record it; a tool that raises is not recorded."""
+        digest = call_digest(ctx.messages, call)
+        with _naming(self._journal, call.tool_call_id, digest):
+            if (entry := self._journal.take(digest)) is not None:
+                record_durable_unit(executed=False)
+                return _read_result(entry)
+            result = self._boundary.bounded(await handler(args))
+        record_durable_unit(executed=True)
+        name = f"The result of {call.tool_name}"
+        try:
+            entry = _write_result(result)
+        except NOT_JSON as error:
+            logfire.warn(
+                "{name} is not recorded, so a retry of its decision runs it again: {error}",
+                name=name,
+                error=repr(error),
+            )
+            return result
+        await self._journal.record(digest, entry, name)
+        return _read_result(entry)
+
+
+def journal_of(action_id: str) -> DecisionJournal | None:
+    """Return the journal of the decision with this action id, if it is the one that is running."""
+    journal = current_journal()
+    return journal if journal is not None and journal.action_id == action_id else None
+
+
+def journaled(
+    model: Model, boundary: Boundary, journal: DecisionJournal | None
+) -> tuple[Model, list[AbstractCapability[Any]]]:
+    """Return the model and the capabilities of a run, with a journal if its decision has one."""
+    if journal is None:
+        return model, [boundary]
+    return JournaledModel(model, journal), [boundary, JournaledTools(journal, boundary)]
+
+
+@contextmanager
+def replaying(journal: DecisionJournal | None) -> Generator[None]:
+    """Leave replayed work out of traces and metrics, for the run in the block."""
+    if journal is None:
+        yield
+        return
+    with replay_scope():
+        yield
+
+
+def call_key(action_id: str, call_id: str) -> str:
+    """Return the key of a tool call within its decision, the same on every retry.
+
+    If an earlier call of the decision had the same id, as with providers that count calls, the key has a digest, too.
+    """
+    known = _call_key.get()
+    return f"{action_id}/{known[1] if known is not None and known[0] == call_id else plain_id(call_id)}"
+
+
+def plain_id(call_id: str) -> str:
+    """Return the id of a tool call as it may stand in a header: one that is long or not plain, as its digest."""
+    plain = call_id.isascii() and call_id.isprintable() and " " not in call_id
+    return call_id if plain and len(call_id) <= MAX_PLAIN_ID else _sha256(call_id)[:32]
+
+
+def request_key(
+    model_id: str,
+    messages: list[ModelMessage],
+    settings: ModelSettings | None,
+    parameters: ModelRequestParameters,
+) -> str:
+    """Return the digest of what a request asks."""
+    asked = {
+        name: value for name, value in (settings or {}).items() if name not in DELIVERY_SETTINGS
+    }
+    return _digest(
+        ["request", model_id, _plain(messages), asked, PARAMETERS.dump_python(parameters)]
+    )
+
+
+def call_digest(messages: list[ModelMessage], call: ToolCallPart) -> str:
+    """Return the digest of a tool call: its history, id, name and arguments."""
+    call_id = _stable(call.tool_call_id)
+    return _digest(["call", _plain(messages), call_id, call.tool_name, call.args_as_json_str()])
+
+
+@contextmanager
+def _naming(journal: DecisionJournal, call_id: str, digest: str) -> Generator[None]:
+    first = journal.call_digests.setdefault(call_id, digest)
+    name = plain_id(call_id)
+    token = _call_key.set((call_id, name if first == digest else f"{name}/{digest[:16]}"))
+    try:
+        yield
+    finally:
+        _call_key.reset(token)
+
+
+def _plain(messages: list[ModelMessage]) -> list[dict[str, Any]]:
+    """Return messages as JSON, without what differs on a retry."""
+    plain = cast(
+        "list[dict[str, Any]]", ModelMessagesTypeAdapter.dump_python(messages, mode="json")
+    )
+    for message in plain:
+        for name in MESSAGE_DETAILS:
+            message.pop(name, None)
+        for part in message["parts"]:
+            for name in PART_DETAILS:
+                part.pop(name, None)
+            if "tool_call_id" in part:
+                part["tool_call_id"] = _stable(part["tool_call_id"])
+    return plain
+
+
+def _stable(call_id: str) -> str:
+    return "" if call_id.startswith(GENERATED_ID) else call_id
+
+
+def _digest(asked: list[Any]) -> str:
+    return _sha256(json.dumps(asked, sort_keys=True, default=_jsonable))
+
+
+def _jsonable(value: object) -> object:
+    """Return other values than JSON in a form that is the same in each process: a set has no order of its own."""
+    if isinstance(value, set | frozenset):
+        return sorted(cast("set[object]", value), key=str)
+    return to_jsonable_python(value, fallback=lambda other: type(other).__qualname__)
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _read_response(entry: bytes) -> ModelResponse:
+    return cast("ModelResponse", JSON_CODEC.load(ModelResponse, json.loads(entry)))
+
+
+def _write_result(result: Any) -> bytes:
+    """Return a tool's result as JSON, with its kind: a `ToolReturn` would be read back as a dictionary.
+
+    Raises:
+        PydanticSerializationError: it has a value that JSON has not.
+    """
+    is_return = isinstance(result, ToolReturn)
+    value = JSON_CODEC.dump(ToolReturn if is_return else ToolReturnContent, result)
+    return json.dumps([is_return, value]).encode()
+
+
+def _read_result(entry: bytes) -> Any:
+    is_return, value = json.loads(entry)
+    return JSON_CODEC.load(ToolReturn if is_return else ToolReturnContent, value)
