@@ -10,6 +10,7 @@ from ..store.decision_journal import (
     current_journal,
     set_current_journal,
 )
+from ..telemetry.tracing import note
 from .cache import CacheEntry, ContextCache
 from .commits import BackgroundCommits
 from .failures import handling
@@ -69,4 +70,6 @@ def end_attempt(known: CacheEntry) -> bool:
     if journal is None:
         return known.pin is not None
     journal.stop()
+    if journal.replayed:
+        note(replayed=journal.replayed)
     return journal.pinned or known.pin is not None

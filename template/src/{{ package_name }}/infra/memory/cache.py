@@ -14,7 +14,7 @@ from ...config import Settings
 from ...core.context import DecisionContext
 from ...core.units import Scope, Seconds
 from ..store import ScopeMoved, Token
-from ..store.journal import Entries
+from ..store.journal import NOTHING, Entries
 from ..store.scopes import NO_NOTES, Pin, ScopeNotes, write_notes
 from ..telemetry import counters
 
@@ -43,7 +43,7 @@ class CacheEntry:
     """An upper estimate of the memory that its events take."""
     pin: Pin | None = None
     """The unfinished decision that this attempt continues."""
-    entries: Entries = field(default_factory=dict)
+    entries: Entries = field(default_factory=lambda: NOTHING)
     """What its earlier attempts recorded."""
 
     def own(self, tokens: tuple[Token, ...]) -> tuple[Token, ...]:

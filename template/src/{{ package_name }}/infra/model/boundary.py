@@ -47,8 +47,11 @@ class Boundary(AbstractCapability[Any]):
         response: ModelResponse,
     ) -> ModelResponse:
         """Remove NULs and lone surrogates from the text and arguments of a response."""
-        parts = [_clean(part) for part in response.parts]
-        return replace(response, parts=parts)
+        return self.cleaned(response)
+
+    def cleaned(self, response: ModelResponse) -> ModelResponse:
+        """Return a response without NULs and lone surrogates."""
+        return replace(response, parts=[_clean(part) for part in response.parts])
 
     async def wrap_tool_execute(
         self,

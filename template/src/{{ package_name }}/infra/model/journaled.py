@@ -58,9 +58,10 @@ _call_key: ContextVar[tuple[str, str] | None] = ContextVar("call_key", default=N
 class JournaledModel(WrapperModel):
     """A model for one run, whose finished requests are not made again."""
 
-    def __init__(self, wrapped: Model, journal: DecisionJournal) -> None:
+    def __init__(self, wrapped: Model, journal: DecisionJournal, boundary: Boundary) -> None:
         super().__init__(wrapped)
         self._journal = journal
+        self._boundary = boundary
 
     async def request(
         self,
@@ -110,7 +111,9 @@ class JournaledModel(WrapperModel):
     async def _record(self, key: str, response: ModelResponse) -> ModelResponse:
         """Record a response, and return it as a retry reads it."""
         record_durable_unit(executed=True)
-        entry = json.dumps(JSON_CODEC.dump(ModelResponse, response)).encode()
+        # Cleaned first: JSON would join two halves of a character that arrived apart.
+        cleaned = self._boundary.cleaned(response)
+        entry = json.dumps(JSON_CODEC.dump(ModelResponse, cleaned)).encode()
         await self._journal.record(key, entry, f"A response of {self.model_name}")
         return _read_response(entry)
 
@@ -166,7 +169,7 @@ def journaled(
     """Return the model and the capabilities of a run, with a journal if its decision has one."""
     if journal is None:
         return model, [boundary]
-    return JournaledModel(model, journal), [boundary, JournaledTools(journal, boundary)]
+    return JournaledModel(model, journal, boundary), [boundary, JournaledTools(journal, boundary)]
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class DecisionJournal:
         """Whether the decision's pin is stored."""
         self.call_digests: dict[str, str] = {}
         """The digest of the first tool call with each id: ids of some providers are not unique in a decision."""
+        self.replayed = 0
+        """How many units were replayed."""
         self._journal = journal
         self._attempt = attempt
         self._entries = {key: deque(found) for key, found in entries.items()}
@@ -77,6 +79,7 @@ class DecisionJournal:
         if not (found := self._entries.get(key)):
             return None
         counters.replayed_units.add(1)
+        self.replayed += 1
         return found.popleft()
 
     async def record(self, key: str, entry: bytes, name: str) -> None:

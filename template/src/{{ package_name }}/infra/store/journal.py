@@ -19,6 +19,9 @@ from .group_commit import GroupCommit
 type Entries = Mapping[str, deque[bytes]]
 """The recorded units of a decision by key, each key's in the order of recording."""
 
+NOTHING: Entries = {}
+"""The entries of a decision that begins."""
+
 PRUNE_CHUNK = 1_000  # entries that one statement deletes
 
 # Each record is valid if the event in flight still has the fence of this attempt, and its scope the version. A stale
@@ -83,7 +86,7 @@ RETURNING 1 AS one
 """
 
 SIZE = """
-SELECT (SELECT count(*) FROM decisions) AS pinned,
+SELECT (SELECT count(*) FROM decisions WHERE subscriber = $1) AS pinned,
        pg_total_relation_size('journal') AS bytes
 """
 
@@ -117,9 +120,10 @@ class Record(NamedTuple):
 
 
 class JournalSize(NamedTuple):
-    """The unfinished decisions of all subscribers, and the size of the journal."""
+    """The unfinished decisions of one subscriber, and the size of the journal of all."""
 
     pinned: int
+    """Each has a scope of its own."""
     bytes: int
     """With its indexes, and with rows that were deleted and not vacuumed yet."""
 
@@ -156,7 +160,7 @@ class Journal:
 
     async def size(self) -> JournalSize:
         """Return the number of unfinished decisions, and the size of the journal in bytes."""
-        [row] = await self._connections.readers.find(SIZE)
+        [row] = await self._connections.readers.find(SIZE, self._subscriber)
         return JournalSize(row["pinned"], row["bytes"])
 
     async def close(self) -> None:
