@@ -73,8 +73,17 @@ PROCESS_TESTS = (
 
 ANSWER_INDEPENDENT_TESTS = (
     *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
-    *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "durable", "effects"),
-    *("embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub", "indexes", "intake"),
+    *(
+        "cookbook",
+        "dead_letters",
+        "deadlines",
+        "deprecated",
+        "drafts",
+        "durable",
+        "durable_crashes",
+    ),
+    *("effects", "embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub"),
+    *("indexes", "intake"),
     *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pollers"),
     *("prompt", "provider", "rates", "readable", "reads", "red_team", "refusals", "requests"),
     *("resources", "retention", "revisions", "roles", "service_ids", "signatures", "sinks"),

@@ -51,30 +51,31 @@ async def start_worker(journal: Journal) -> AsyncGenerator[StartWorker]:
 
 
 class Asking:
-    """A provider that never answers the requests with these numbers."""
+    """A provider that does not answer some requests until a test lets it."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
         self.silent: set[int] = set()
+        """The numbers of these requests."""
+        self.speaks = asyncio.Event()
         provider.script = self.script
 
     def script(self, asked: int) -> Deltas:
         """Call two tools, then answer."""
         done = sum(each["role"] == "tool" for each in self.provider.body["messages"])
         answer = call(0, ("look", "act")[done], id=f"call-{done}") if done < 2 else text("well")
-        return silence() if asked in self.silent else answer
+        return self._late(answer) if asked in self.silent else answer
+
+    async def _late(self, answer: Deltas) -> Deltas:
+        await self.speaks.wait()
+        async for delta in answer:
+            yield delta
 
     async def until(self, asked: int) -> None:
         """Wait until it was asked so often."""
         async with asyncio.timeout(PATIENCE):
             while self.provider.asked < asked:
                 await asyncio.sleep(0.02)
-
-
-async def silence() -> Deltas:
-    """Never answer."""
-    await asyncio.Event().wait()
-    yield ""
 
 
 @pytest.fixture
@@ -276,10 +277,12 @@ async def test_a_worker_that_thaws_records_nothing_and_acts_on_nothing(
     await start_worker(env=env)
     await until_done(store)
     entries = await store.fetch("SELECT count(*) AS count FROM journal")
+    asking.speaks.set()
+    await asyncio.sleep(1)  # the answer waits in the frozen worker's socket
     os.kill(frozen.pid, signal.SIGCONT)
     await asyncio.sleep(3)
 
     assert len(await actions(store)) == 1
     assert await store.fetch("SELECT count(*) AS count FROM journal") == entries
     assert await store.fetch("SELECT FROM decisions") == []
-    assert journal.count("look").total() == 1
+    assert paid(asking, journal) == (4, 1, 1), "it goes no further"
