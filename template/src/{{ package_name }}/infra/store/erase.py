@@ -87,10 +87,8 @@ WITH known AS (
     SELECT subscriber, scope FROM known WHERE ours
      UNION
     SELECT s.subscriber, s.scope FROM scopes s WHERE s.scope IN (SELECT unnest($2::text[]))
-), unpinned AS (
-    DELETE FROM decisions WHERE scope IN (SELECT unnest($2::text[]))
-), unrecorded AS (
-    DELETE FROM journal WHERE scope IN (SELECT unnest($2::text[]))
+), unpinned AS (DELETE FROM decisions WHERE scope IN (SELECT unnest($2::text[]))
+), unrecorded AS (DELETE FROM journal WHERE scope IN (SELECT unnest($2::text[]))
 )
 INSERT INTO scopes (subscriber, scope, version)
 SELECT subscriber, scope, {ERASURE_STEP} FROM remembering ORDER BY subscriber, scope
@@ -121,10 +119,8 @@ WITH erased AS (
     UPDATE scopes s SET version = s.version + {ERASURE_STEP}, scratch = '{NO_NOTES}'
       FROM theirs t
      WHERE s.subscriber = t.subscriber AND s.scope = t.scope
-), unpinned AS (
-    DELETE FROM decisions WHERE scope IN (SELECT scope FROM erased)
-), unrecorded AS (
-    DELETE FROM journal WHERE scope IN (SELECT scope FROM erased)
+), unpinned AS (DELETE FROM decisions WHERE scope IN (SELECT scope FROM erased)
+), unrecorded AS (DELETE FROM journal WHERE scope IN (SELECT scope FROM erased)
 )
 SELECT count(*) AS count FROM erased
 """  # noqa: S608 - interpolates constant SQL only
