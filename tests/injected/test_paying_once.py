@@ -11,11 +11,15 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from my_agent.config import Settings
 from my_agent.core.events import Event
+from my_agent.infra.database import open_database
 from my_agent.infra.locks import ScopedLocks
+from my_agent.infra.process.embedded import cluster_of, embedded_postgres
 from my_agent.infra.store import EventStore
+from my_agent.migrations import migrate
 
 from .conftest import failure
 from .journal import Journal, StartWorker, kill, until_done, workers
@@ -88,8 +92,13 @@ async def asking() -> AsyncGenerator[Asking]:
 @pytest.fixture
 def env(settings: Settings, asking: Asking) -> dict[str, str]:
     """The environment of workers whose model is at the provider."""
+    return env_of(settings, asking)
+
+
+def env_of(settings: Settings, asking: Asking) -> dict[str, str]:
+    """The environment of workers with this database."""
     return environment(
-        settings.model_copy(update={"event_lease": 2}),
+        settings,
         DEFAULT_MODEL="openai-chat:tester",
         OPENAI_BASE_URL=asking.provider.url,
         MODEL_RETRIES="0",
@@ -217,6 +226,38 @@ async def test_a_provider_that_fails_in_between_is_asked_for_the_rest_only(
     await until_done(store)
 
     assert paid(asking, journal) == (4, 1, 1)
+
+
+async def test_a_database_that_restarts_in_a_request_costs_that_request_at_most(
+    make_settings: Callable[[str], Settings],
+    asking: Asking,
+    journal: Journal,
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "server"
+    place.mkdir()
+    with embedded_postgres(place) as url:
+        own, cluster = make_settings(url), cluster_of(place)
+        await migrate(own)
+        async with open_database(own) as database:
+            store = EventStore(database.sessions, database.pool, settings=own)
+            await store.publish(failure())
+            asking.silent = {2}
+            worker = await start_worker(env=env_of(own, asking))
+            await asking.until(2)
+
+            cluster.stop("immediate")
+            cluster.start(str(make_url(url).port))
+            asking.speaks.set()
+
+            await journal.until("acts", 1)
+            await kill(worker)
+            await store.close()
+    cluster.remove()
+    requests, looks, acts = paid(asking, journal)
+    assert (looks, acts) == (1, 1)
+    assert requests in {3, 4}
 
 
 def fail_at(asking: Asking, number: int) -> Callable[[int], Deltas]:
