@@ -30,18 +30,18 @@ INJECTED: dict[str, tuple[Answers, list[str]]] = {
         {},
         [
             *("losing_nothing", "model", "plans", "surviving_memory", "contract", "replaying"),
-            *("ending_decisions", "in_order", "waiting"),
+            *("ending_decisions", "in_order", "waiting", "paying_once"),
         ],
     ),
-    "batch loop": ({"loop": "batch"}, ["ending_decisions", "waiting"]),
+    "batch loop": ({"loop": "batch"}, ["ending_decisions", "waiting", "paying_once"]),
     "fleet with postgres": (
         {"locks": "postgres", "loop": "realtime"},
-        ["fleet", "ending_decisions", "in_order", "waiting"],
+        ["fleet", "ending_decisions", "in_order", "waiting", "paying_once"],
     ),
     "fleet of batches": ({"locks": "postgres", "loop": "batch"}, ["in_order"]),
     "fleet with redis": (
         {"locks": "redis", "loop": "parallel"},
-        ["fleet", "ending_decisions", "in_order", "waiting"],
+        ["fleet", "ending_decisions", "in_order", "waiting", "paying_once"],
     ),
 }
 """What only this repository runs_with: the answers of a project, and the modules that are put into it."""
@@ -73,8 +73,17 @@ PROCESS_TESTS = (
 
 ANSWER_INDEPENDENT_TESTS = (
     *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
-    *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "effects", "embedded"),
-    *("erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub", "indexes", "intake"),
+    *(
+        "cookbook",
+        "dead_letters",
+        "deadlines",
+        "deprecated",
+        "drafts",
+        "durable",
+        "durable_crashes",
+    ),
+    *("effects", "embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub"),
+    *("indexes", "intake"),
     *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pollers"),
     *("prompt", "provider", "rates", "readable", "reads", "red_team", "refusals", "requests"),
     *("resources", "retention", "revisions", "roles", "service_ids", "signatures", "sinks"),

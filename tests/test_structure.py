@@ -23,6 +23,7 @@ LONG: dict[str, str] = {
     "infra/process/embedded.py": "starting a server, sharing it between processes and ending it is one protocol",
     "infra/store/codec.py": "encoding reads back what it wrote, so both directions belong together",
     "infra/store/queue.py": "it is one subscriber's side of the store, and shares the tokens in flight",
+    "infra/store/schema.py": "it has every table of the store, which owners read on one page",
     "infra/store/store.py": "it is the face that agents use: signatures and their docstrings, each body a line",
     "infra/telemetry/requests.py": "it is one middleware: the span, the log line and the metric of a request",
     "migrations/indexes.py": "building an index concurrently is one procedure, from its locks to its repair",

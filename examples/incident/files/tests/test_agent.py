@@ -198,7 +198,7 @@ async def test_a_monitoring_system_that_fails_fails_the_run(deps: ReflexDeps) ->
 
 def run_of(deps: ReflexDeps) -> RunContext[ReflexDeps]:
     """A run of the agent."""
-    return RunContext(deps=deps, model=deps.model, usage=RunUsage())
+    return RunContext(deps=deps, model=deps.model, usage=RunUsage(), tool_call_id="call-1")
 
 
 async def test_a_decision_that_is_taken_again_pages_with_the_same_key(deps: ReflexDeps) -> None:

@@ -5,8 +5,8 @@ A tool that is not configured returns a sentence about that, and does nothing. T
 request anything, so each tool checks what is allowed: which scopes are read, where messages go, how much is sent. It
 returns a refusal as its result, and the decision goes on.
 
-A decision may be taken again after a crash, so external effects happen at least once. Receivers detect repetitions by
-`deps.idempotency_key`.
+A decision that is taken again does not repeat finished calls. One that a crash interrupts is run again, so external
+effects happen at least once. Receivers detect a repetition by `deps.call_key`.
 """
 
 import html
@@ -119,8 +119,7 @@ async def create_incident_ticket(
     if settings.ticket_url is None:
         return "Tickets are off: TICKET_URL is not set."
     title, description = title[:MAX_TITLE], description[:MAX_DESCRIPTION]
-    key = ctx.deps.idempotency_key("ticket", title, description, priority)
-    headers = {"Idempotency-Key": key}
+    headers = {"Idempotency-Key": ctx.deps.call_key(ctx)}
     if settings.ticket_token is not None:
         headers["Authorization"] = f"Bearer {settings.ticket_token.get_secret_value()}"
     body = {"title": title, "description": description, "priority": priority}

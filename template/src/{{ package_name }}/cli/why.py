@@ -10,7 +10,8 @@ from pydantic_core import to_jsonable_python
 from .. import COMMAND
 from ..infra.store import EventStore
 from ..infra.store.codec import ERASED
-from ..infra.store.why import Fate, Why, explain
+from ..infra.store.fates import Fate, Why
+from ..infra.store.why import explain
 from ..infra.text import json_line
 from .output import Json, echo, fail
 from .store import with_store

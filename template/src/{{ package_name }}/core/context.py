@@ -50,6 +50,10 @@ class DecisionContext(BaseModel):
     _clock: Callable[[], datetime] = PrivateAttr(default_factory=lambda: utc_now)
     """Returns the database's time. Its default has a factory, since Pydantic binds a plain function like a method."""
     _max_prompt_bytes: int = PrivateAttr(default=MAX_PROMPT_BYTES)
+    _stopped_at: datetime | None = PrivateAttr(default=None)
+    """What `now` returns while the clock is stopped."""
+    _only: frozenset[int] | None = PrivateAttr(default=None)
+    """The `seq` of each event that an unfinished decision sees; None for any."""
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -99,15 +103,31 @@ class DecisionContext(BaseModel):
         )
 
     def now(self) -> datetime:
-        """Return the database's time, as the store estimates it."""
-        return self._clock()
+        """Return the database's time, as the store estimates it.
+
+        While a trigger runs it stands still, and on a retry that replays recorded results it is the time of the first
+        attempt: otherwise a prompt with a time would never be the same again.
+        """
+        return self._stopped_at or self._clock()
+
+    def stop_clock(self, at: datetime) -> None:
+        """Let `now` return this time until `resume`."""
+        self._stopped_at = at
+
+    def see_only(self, seqs: frozenset[int]) -> None:
+        """Let `add` ignore other events than these until `resume`: they wait for an unfinished decision."""
+        self._only = seqs
+
+    def resume(self) -> None:
+        """Let the clock go on, and `add` insert any event: the decision is over."""
+        self._stopped_at = self._only = None
 
     def add(self, event: Event) -> None:
         """Insert an event in order of `(timestamp, seq)`, unless it is there already."""
         ids = self._ids
         if len(ids) != len(self.events):  # the list was changed directly
             ids = self._ids = {known.id for known in self.events}
-        if event.id in ids:
+        if event.id in ids or (self._only is not None and event.seq not in self._only):
             return
         ids.add(event.id)
         if not self.events or _position(self.events[-1]) < _position(event):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import httpx2
-from pydantic_ai import Agent, ModelSettings, UsageLimits
+from pydantic_ai import Agent, ModelSettings, RunContext, UsageLimits
 from pydantic_ai.models import Model
 
 from ..config import Settings
 from ..infra.model.boundary import Boundary
 from ..infra.model.drafting import DraftingModel
 from ..infra.model.guard import GuardedModel
+from ..infra.model.journaled import call_key, journal_of, journaled, replaying
 from ..infra.store import EventStore
 from ..infra.store.drafts import Draft
 from .prompt import contain_prompt
@@ -61,11 +62,9 @@ class ReflexDeps:
 
         It consists of the action's id and a hash of the effect's name and content; if the decision repeats the
         same effect, a count is added. So each effect of a decision has its own key, and a decision that is taken
-        again after a crash sends the same content with the same key.
-
-        A provider's tool call id would be a new one each time. A mere count could give one effect the key of
+        again after a crash sends the same content with the same key. A mere count could give one effect the key of
         another if the model answers in another order, and the receiver would then drop it. Outside of a decision,
-        each key is new.
+        each key is new. In a tool, use `call_key`.
 
         The key is ASCII and shorter than 255 characters. Call this once for each effect, not for each attempt.
         """
@@ -76,12 +75,24 @@ class ReflexDeps:
         self._effects[key] = count = self._effects.get(key, 0) + 1
         return key if count == 1 else f"{key}/{count}"
 
+    def call_key(self, ctx: "RunContext[ReflexDeps]") -> str:
+        """Return the key of the tool call that `ctx` belongs to: `<action id>/<tool call id>`.
+
+        A receiver detects a repeated effect by it. It is the same if the call is run again after a crash, since the model's
+        answer with the call's id is recorded, and differs between two calls of a decision. Outside of a decision, each
+        key is new. Within one tool call, add a name if you send several effects: `f"{key}/refund"`.
+        """
+        if not self.action_id or not ctx.tool_call_id:
+            return str(uuid4())
+        return call_key(self.action_id, ctx.tool_call_id)
+
     async def run[Output](
         self, agent: Agent["ReflexDeps", Output], prompt: str, *, model: str | None = None
     ) -> Output:
         """Run an agent with the service's limits, and return its output.
 
-        The prompt is cut to `PROMPT_MAX_BYTES`, and the instructions tell the agent that events and results of tools
+        Within a decision, finished model requests and tool calls are recorded, and a retry of the decision does not repeat
+        them. The prompt is cut to `PROMPT_MAX_BYTES`, and the instructions tell the agent that events and results of tools
         are data. `Boundary` cleans the model's answers, and bounds the arguments and results of tools.
 
         `model` names a model other than `DEFAULT_MODEL`, such as `anthropic:claude-haiku-4-5`. It has its own circuit
@@ -124,24 +135,29 @@ class ReflexDeps:
         model: str | None,
         draft: Draft | None = None,
     ) -> Output:
-        chosen = self.model
+        chosen, journal = self.model, journal_of(self.action_id)
         if isinstance(chosen, GuardedModel):
             chosen = await chosen.named(model) if model is not None else chosen
-            chosen.check()
+            if journal is None or not journal.replays:  # a replay needs no provider
+                chosen.check()
         most = self.settings.prompt_max_bytes
-        result = await agent.run(
-            contain_prompt(prompt, self.scope, most),
-            deps=self,
-            model=chosen if draft is None else DraftingModel(chosen, draft),
-            model_settings=ModelSettings(
-                timeout=self.settings.model_timeout, max_retries=self.settings.model_retries
-            ),
-            usage_limits=UsageLimits(
-                request_limit=self.settings.model_request_limit,
-                total_tokens_limit=self.settings.model_token_limit,
-            ),
-            capabilities=[Boundary(most, self.settings.model_request_limit * CALLS_PER_REQUEST)],
-        )
+        boundary = Boundary(most, self.settings.model_request_limit * CALLS_PER_REQUEST)
+        shown = chosen if draft is None else DraftingModel(chosen, draft)
+        durable, capabilities = journaled(shown, boundary, journal)
+        with replaying(journal):
+            result = await agent.run(
+                contain_prompt(prompt, self.scope, most),
+                deps=self,
+                model=durable,
+                model_settings=ModelSettings(
+                    timeout=self.settings.model_timeout, max_retries=self.settings.model_retries
+                ),
+                usage_limits=UsageLimits(
+                    request_limit=self.settings.model_request_limit,
+                    total_tokens_limit=self.settings.model_token_limit,
+                ),
+                capabilities=capabilities,
+            )
         return result.output
 
     @asynccontextmanager

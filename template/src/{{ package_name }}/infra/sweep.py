@@ -19,6 +19,7 @@ async def run_sweep(store: EventStore) -> None:
             if recalled is None:
                 recalled = await _recall(store)
             await store.release_aged(store.settings.context_max_age)
+            await store.journal.prune(store.settings.decision_retention)
         except DATABASE_UNAVAILABLE as error:
             logfire.warn("The sweep waits for the database: {error}", error=repr(error))
         await asyncio.sleep(SWEEP_INTERVAL)

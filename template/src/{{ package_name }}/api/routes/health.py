@@ -92,6 +92,15 @@ class PollerStatus(BaseModel):
     succeeded_at: datetime | None
 
 
+class JournalState(BaseModel):
+    """The journal of decisions."""
+
+    pinned: int
+    """Scopes with an unfinished decision, which their other events wait for."""
+    bytes: int
+    """The size of the journal."""
+
+
 class ReadinessStatus(BaseModel):
     """Whether the process is ready for work."""
 
@@ -113,6 +122,8 @@ class Readiness(ReadinessStatus):
     tasks: dict[str, TaskState]
     retention: RetentionState | None = None
     """The last run of LOG_RETENTION; null if it is unset, or has not run, or the database is unavailable."""
+    journal: JournalState | None = None
+    """The journal of decisions; null if the database is unavailable."""
     pollers: dict[str, PollerStatus]
     """The pollers of `agent/sources.py` by name; a failing one does not make the process unready."""
 
@@ -150,8 +161,9 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
         up = database == "ok"
         retention = await _retention(service) if up else None
         pollers = await _pollers(service) if up else {}
+        journal = await _journal(service) if up else None
         shared = {"database": database, "retention": retention, "pollers": pollers}
-        answer = Readiness(status=status, **shared, **service.status())
+        answer = Readiness(status=status, **shared, journal=journal, **service.status())
     return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
 
 
@@ -166,6 +178,13 @@ async def _retention(service: Service) -> RetentionState | None:
         async with asyncio.timeout(READY_TIMEOUT):
             if (run := await service.store.admin.last_pruning()) is not None:
                 return RetentionState(**run._asdict())
+    return None
+
+
+async def _journal(service: Service) -> JournalState | None:
+    with suppress(*DATABASE_UNAVAILABLE, TimeoutError):
+        async with asyncio.timeout(READY_TIMEOUT):
+            return JournalState(**(await service.store.journal.size())._asdict())
     return None
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from uuid import NAMESPACE_OID, uuid5
@@ -14,7 +14,8 @@ from ...config import Settings
 from ...core.context import DecisionContext
 from ...core.units import Scope, Seconds
 from ..store import ScopeMoved, Token
-from ..store.scopes import NO_NOTES, ScopeNotes, write_notes
+from ..store.journal import NOTHING, Entries
+from ..store.scopes import NO_NOTES, Pin, ScopeNotes, write_notes
 from ..telemetry import counters
 
 WAKE_PRECISION = timedelta(seconds=0.05)
@@ -40,6 +41,14 @@ class CacheEntry:
     """The `seq` up to which no earlier delivery was unsettled then."""
     bytes: int
     """An upper estimate of the memory that its events take."""
+    pin: Pin | None = None
+    """The unfinished decision that this attempt continues."""
+    entries: Entries = field(default_factory=lambda: NOTHING)
+    """What its earlier attempts recorded."""
+
+    def own(self, tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+        """Return the tokens of the events that it decides on; others wait for a pinned decision."""
+        return tokens if self.pin is None else self.pin.own(tokens)
 
     def change_notes(self, wait: Seconds | None) -> ScopeNotes | None:
         """Take over the context's notes and when it is evaluated again; return them if they changed.
@@ -61,6 +70,8 @@ class CacheEntry:
 
     def next_action_id(self, subscriber: str) -> str:
         """Return the id of the context's next action, which is the same on every retry."""
+        if self.pin is not None:
+            return self.pin.action_id
         events = self.context.events
         first = events[0].id if events else ""
         return _action_id(subscriber, self.context.scope, self.version, first)

@@ -1,6 +1,7 @@
 """Commits the decisions that settle a context's events: an action, or a drop."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from ...core.context import DecisionContext
 from ...core.events import ActionEvent, AgentDroppedEvent, Event
@@ -11,6 +12,7 @@ from ..store.scopes import NO_NOTES, DecidedDrop, OnAction, write_notes
 from ..telemetry.spans import step
 from ..telemetry.tracing import current_decision, note
 from ..text import jsonable, shorten, storable
+from .attempts import end_attempt
 from .cache import CacheEntry, ContextCache
 from .commits import BackgroundCommits
 from .limits import ScopeLimits
@@ -48,9 +50,11 @@ class Decisions:
             ScopeBusy: the scope's lock was lost, and another worker has it; nothing was written.
         """
         known, size = self._cache.entry_of(context), len(context.events)
+        tokens, decided_at = known.own(tokens), context.now()
         weight = total_weight(newest_events(context.events, tokens))
+        journaled = end_attempt(known)
         await self._begin(context, outcome.trigger)
-        action = self._action(known, outcome)
+        action = self._action(known, outcome, decided_at)
         seen = {event.seq for event in context.events}
         held = [token for token in known.held.values() if token.seq in seen]
         if len(held) < len(
@@ -58,12 +62,14 @@ class Decisions:
         ):  # the trigger removed events from the context: they stay held
             self._cache.invalidate(context.scope)
         with step("store.act", action_id=action.id, covers=len(held) + len(tokens)):
-            await self._store.scopes.act(action, known.version, held, tokens, self._on_action)
+            await self._store.scopes.act(
+                action, known.version, held, tokens, self._on_action, journaled=journaled
+            )
         note(outcome="acted", size=size, action_id=action.id)
         context.clear()
         context.forget(self._store.settings.context_recent)
         known.version += 1
-        known.held, known.scratch, known.wake_at = {}, NO_NOTES, None
+        known.held, known.scratch, known.wake_at, known.pin = {}, NO_NOTES, None, None
         self._limits.add(known, weight)
         return action
 
@@ -80,6 +86,7 @@ class Decisions:
             ValueError: an event to drop is not in the context, or there is none.
         """
         known, size = self._cache.entry_of(context), len(context.events)
+        tokens = known.own(tokens)
         seqs = _seqs_to_drop(context, outcome.events)
         in_flight = {token.seq: token for token in tokens}
         owned = {**known.held, **in_flight}
@@ -88,19 +95,20 @@ class Decisions:
         left = {seq: token for seq, token in owned.items() if seq not in seqs}
         scratch = write_notes(context.scratch) if context.scratch else NO_NOTES
         reason = shorten(storable(outcome.reason), MAX_REASON_BYTES)
+        ends = known.next_action_id(self._store.subscriber) if end_attempt(known) else None
         await self._begin(context, trigger)
         weights = {event.seq: event.stored_weight for event in context.events}
         change = sum(weights.get(token.seq, 0) for token in kept)
         change -= sum(weights.get(seq, 0) for seq in known.held if seq in seqs)
         decision = DecidedDrop(
-            context.scope, known.version, dropped, kept, bool(left), scratch, reason
+            context.scope, known.version, dropped, kept, bool(left), scratch, reason, ends
         )
         with step("store.drop", covers=len(dropped)):
             event = await self._store.scopes.drop_decided(decision, tokens)
         note(outcome="dropped", size=size)
         context.drop(seqs)
         known.version += 1
-        known.held, known.scratch = left, scratch
+        known.held, known.scratch, known.pin = left, scratch, None
         known.wake_at = context.now() if left else None
         self._limits.add(known, change)
         return event
@@ -112,7 +120,7 @@ class Decisions:
         await self._commits.wait(context.scope)
         await self._locks.confirm(context.scope)
 
-    def _action(self, known: CacheEntry, outcome: Act) -> ActionEvent:
+    def _action(self, known: CacheEntry, outcome: Act, decided_at: datetime) -> ActionEvent:
         events, subscriber = known.context.events, self._store.subscriber
         return ActionEvent(
             id=known.next_action_id(subscriber),
@@ -122,6 +130,7 @@ class Decisions:
             output=jsonable(outcome.output),
             covers=[event.id for event in events],
             notify=[storable(scope) for scope in outcome.notify],
+            decided_at=decided_at,
             meta=max((event.caused() for event in events), key=lambda meta: meta.depth),
         )
 

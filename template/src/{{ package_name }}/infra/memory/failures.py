@@ -18,6 +18,7 @@ from ...core.units import Seconds
 from ..database import DATABASE_UNAVAILABLE, is_unavailable
 from ..locks import ScopeBusy
 from ..store import Consumer, EarlierEventPending, EventStore, ScopeMoved, Token
+from ..store.scopes import DecisionPending
 from ..telemetry.tracing import note
 from ..text import describe
 from .outages import OutageDeferrals, find_outage
@@ -30,11 +31,17 @@ SETTLE_TIMEOUT: Seconds = 10.0  # then a failure is settled in the background
 
 
 _handling: ContextVar[tuple[Token, ...]] = ContextVar("handling", default=())
+_left_out: ContextVar[tuple[Token, ...]] = ContextVar("left_out", default=())
 
 
 def handling() -> tuple[Token, ...]:
     """Return the tokens of the current block of `Memory.settling`."""
     return _handling.get()
+
+
+def leave_out(tokens: tuple[Token, ...]) -> None:
+    """Release these deliveries at the end of the block: they wait for an unfinished decision, which it continues."""
+    _left_out.set(tokens)
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Settling:
         if self._cancelled_before and self._consumer and self._is_shutdown():
             raise asyncio.CancelledError
         _handling.set(self.tokens)
+        _left_out.set(())
         self.store.queue.handler_started(*self.tokens)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
@@ -67,12 +75,15 @@ class Settling:
         try:
             if error is None:
                 self.outages.reset()
+                if left_out := _left_out.get():
+                    await self._run_to_completion(self.store.release(*left_out))
                 return False
             if self._task is None or self._task is not _current_task():
                 return False  # the coroutine was discarded in the middle of the block
             return await self._settle_failed_block(error)
         finally:
             _handling.set(())
+            _left_out.set(())
             self.store.queue.handler_ended(*self.tokens)
 
     async def _settle_failed_block(self, error: BaseException) -> bool:
@@ -119,6 +130,9 @@ class Settling:
                 continue  # `cancelling()` counts it
 
     async def _settle(self, error: BaseException) -> None:
+        if left_out := _left_out.get():
+            self.tokens = tuple(token for token in self.tokens if token not in left_out)
+            await self.store.release(*left_out)
         try:
             await self._settle_as(error)
         except DATABASE_UNAVAILABLE as outage:
@@ -148,6 +162,9 @@ class Settling:
             await self.store.defer_scope(
                 scope, *self.tokens, seconds=EARLIER_EVENT_DELAY, delay=wait
             )
+        elif isinstance(error, DecisionPending):
+            note(outcome="released")
+            await self.store.release(*self.tokens, delay=error.seconds)
         elif isinstance(error, ScopeMoved):
             note(outcome="released")
             logfire.debug("Released: {reason}", reason=str(error))

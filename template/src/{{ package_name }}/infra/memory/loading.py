@@ -9,7 +9,7 @@ from ..store import EarlierEventPending, EventStore
 from ..store.scopes import PendingDecision
 from .cache import CacheEntry, ContextCache
 from .commits import BackgroundCommits
-from .failures import handling
+from .failures import handling, leave_out
 from .rebuild import Rebuilder, Restore
 
 
@@ -36,6 +36,7 @@ class ContextLoader:
 
         Raises:
             EarlierEventPending: an earlier event of the scope comes first.
+            DecisionPending: an unfinished decision of the scope comes first.
             ScopeMoved: another worker claimed one of the events to decide on.
         """
         tokens = [token for token in handling() if token.scope == scope]
@@ -45,6 +46,8 @@ class ContextLoader:
         if known is None or time.monotonic() >= self._trusted_until(known):
             pending = PendingDecision(scope, tokens, self._settings.event_order == "strict")
             known = await self._validate(pending, known)
+            if known.pin is not None:
+                leave_out(known.pin.others(tokens))
         self._cache.mark_open(scope)
         return known.context
 
@@ -68,7 +71,7 @@ class ContextLoader:
             state = await self._store.scopes.read_state(pending)
             same = (known.version, len(known.held) + known.newer) == (state.version, state.held)
             # It may have been evicted meanwhile.
-            if same and self._cache.get(pending.scope) is known:
+            if same and state.pin is None and self._cache.get(pending.scope) is known:
                 known.checked, known.last_seq, known.wake_at = now, pending.last, state.wake_at
                 return known
         rebuilt = await self._rebuilder.rebuild(pending, now)

@@ -19,6 +19,7 @@ from ..store import EventStore, Token
 from ..store.scopes import OnAction as OnAction
 from ..store.scopes import refuse_unanswerable
 from ..telemetry.tracing import current_decision, note
+from .attempts import Attempts, end_attempt
 from .cache import ContextCache
 from .commits import BackgroundCommits
 from .deadlines import Deadlines
@@ -54,6 +55,7 @@ class Memory:
         self._deadlines = Deadlines(store.settings.event_handler_timeout)
         self._cache = ContextCache(store.settings)
         self._commits = BackgroundCommits(store, self._cache.invalidate)
+        self._attempts = Attempts(store, self._cache, self._commits)
         self._limits = ScopeLimits(store, self._cache, self._commits)
         self._loader = ContextLoader(store, locks, self._cache, self._commits, restore)
         self._decisions = Decisions(
@@ -88,6 +90,7 @@ class Memory:
         Raises:
             ScopeBusy: another handler has the scope.
             EarlierEventPending: an earlier event of the scope comes first.
+            DecisionPending: an unfinished decision of the scope comes first.
             ScopeMoved: another worker claimed one of the events to decide on.
             TimeoutError: the decision exceeded its time limit.
             DatabaseUnavailable: it did so while it waited for the database or a connection.
@@ -106,6 +109,7 @@ class Memory:
                 raise
             finally:
                 self._deadlines.end(deadline)
+                self._attempts.close(scope)
                 self._cache.mark_closed(scope)
 
     async def load(self, scope: Scope) -> DecisionContext:
@@ -115,6 +119,7 @@ class Memory:
 
         Raises:
             EarlierEventPending: an earlier event of the scope comes first.
+            DecisionPending: an unfinished decision of the scope comes first.
             ScopeMoved: another worker claimed one of the events to decide on.
         """
         return await self._loader.load(scope)
@@ -126,14 +131,15 @@ class Memory:
     def action_id(self, context: DecisionContext) -> str:
         """Return the id of this context's next action, which is the same on every retry.
 
-        Call it right before the trigger: the trigger's span starts here.
+        Call it right before the trigger: the trigger's span and the decision's journal start here, and the context's
+        clock stands still until the decision is over.
 
         Raises:
             ScopeMoved: the context was rebuilt or removed meanwhile.
         """
         if decision := current_decision():
             decision.trigger_starts()
-        return self._cache.entry_of(context).next_action_id(self._store.subscriber)
+        return self._attempts.begin(self._cache.entry_of(context))
 
     async def perform(
         self, context: DecisionContext, *tokens: Token, outcome: Outcome | None
@@ -169,14 +175,17 @@ class Memory:
             ScopeMoved: the context was rebuilt or removed meanwhile.
         """
         known, weight = self._cache.entry_of(context), 0
+        tokens = known.own(tokens)
         for event in newest_events(context.events, tokens):
             refuse_unanswerable(event, self._settings.event_max_depth)
             weight += event.stored_weight
         note(outcome="held", size=len(context.events))
+        ends = known.next_action_id(self._store.subscriber) if end_attempt(known) else None
+        known.pin = None
         changed = known.change_notes(wait)
         known.held.update({token.seq: token for token in tokens})
         done = self._commits.track(context.scope, tokens)
-        self._store.scopes.hold(context.scope, tokens, changed, done)
+        self._store.scopes.hold(context.scope, tokens, changed, done, ends)
         if self._locks.across_processes:
             # The next owner of the lock reads the database.
             await self._commits.wait(context.scope)

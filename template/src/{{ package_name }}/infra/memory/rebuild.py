@@ -11,7 +11,7 @@ from ...core.events import Event
 from ...core.units import Scope
 from ..database import to_json
 from ..store import EventStore
-from ..store.scopes import HeldDeliveries, PendingDecision
+from ..store.scopes import HeldDeliveries, PendingDecision, Pin
 from .cache import CacheEntry
 from .limits import KEPT_SHARE, TOO_MANY_BYTES
 from .trimming import total_weight
@@ -45,6 +45,7 @@ class Rebuilder:
 
         Raises:
             EarlierEventPending: an earlier event of the scope comes first.
+            DecisionPending: an unfinished decision of the scope comes first.
             ScopeMoved: another worker claimed one of the events to decide on.
         """
         scopes, scope = self._store.scopes, pending.scope
@@ -55,8 +56,10 @@ class Rebuilder:
             await scopes.drop(excess, TOO_MANY_BYTES.format(max_bytes))
             held = await scopes.read_held(pending, max_bytes)
         left = int(max_bytes * KEPT_SHARE) - held.weight
+        state, pin = held.state, held.state.pin
+        if pin is not None:  # its clock stands still: it looks as far back as on its first attempt
+            recent += max((self._store.now() - pin.begun_at).total_seconds(), 0.0)
         acted_on = await scopes.read_covered(scope, recent, left)
-        state = held.state
         context = self._restore(
             scope=scope,
             events=held.events,
@@ -69,4 +72,15 @@ class Rebuilder:
         scratch = to_json(state.scratch)
         weight = held.weight + total_weight(acted_on)
         kept = (held.tokens, held.newer, scratch, state.wake_at)
-        return CacheEntry(context, state.version, *kept, now, pending.last, weight)
+        entry = CacheEntry(context, state.version, *kept, now, pending.last, weight)
+        return entry if pin is None else await self._continue(entry, pin)
+
+    async def _continue(self, entry: CacheEntry, pin: Pin) -> CacheEntry:
+        """Let a context see what the first attempt at its decision saw, and take over what that recorded."""
+        context = entry.context
+        context.events = [event for event in context.events if event.seq in pin.seqs]
+        context.stop_clock(pin.begun_at)
+        context.see_only(pin.seqs)
+        entry.held = {seq: token for seq, token in entry.held.items() if seq in pin.seqs}
+        entry.pin, entry.entries = pin, await self._store.journal.entries(pin.action_id)
+        return entry

@@ -47,8 +47,11 @@ class Boundary(AbstractCapability[Any]):
         response: ModelResponse,
     ) -> ModelResponse:
         """Remove NULs and lone surrogates from the text and arguments of a response."""
-        parts = [_clean(part) for part in response.parts]
-        return replace(response, parts=parts)
+        return self.cleaned(response)
+
+    def cleaned(self, response: ModelResponse) -> ModelResponse:
+        """Return a response without NULs and lone surrogates."""
+        return replace(response, parts=[_clean(part) for part in response.parts])
 
     async def wrap_tool_execute(
         self,
@@ -64,7 +67,11 @@ class Boundary(AbstractCapability[Any]):
         if refusal := self._refusal(call):
             logfire.warn("{tool} was not run: {reason}", tool=call.tool_name, reason=refusal)
             return f"Not done: {refusal}."
-        return _bounded(await handler(args), self._max_bytes)
+        return self.bounded(await handler(args))
+
+    def bounded(self, result: Any) -> Any:
+        """Return a tool's result; if it has invisible text or is too large, as contained text."""
+        return _bounded(result, self._max_bytes)
 
     def _refusal(self, call: ToolCallPart) -> str | None:
         size = len(call.args_as_json_str().encode(errors="replace"))

@@ -50,6 +50,20 @@ class DraftingModel(WrapperModel):
             )
         return await self._read(self.wrapped, messages, model_settings, model_request_parameters)
 
+    def show(
+        self,
+        messages: list[ModelMessage],
+        parameters: ModelRequestParameters,
+        response: ModelResponse,
+    ) -> None:
+        """Add the text of a recorded response, for which no request is made."""
+        if not _outputs_text(parameters):
+            return
+        if not _was_refused(messages):
+            self._start = self._draft.length
+        self._draft.cut(self._start)
+        self._add(response.text or "")
+
     async def _read(
         self,
         model: Model,

@@ -65,7 +65,7 @@ SELECT max(w.seq) AS through,
 """  # noqa: S608 - interpolates constant SQL only
 
 # Without its deliveries, no decision can act on an event. A decision sees all of its scope, so its errors and notes may
-# repeat any event of it: those of the scopes are erased, too. The new versions invalidate cached contexts, and refuse
+# repeat any event of it, and so may its journal: those of the scopes are erased, too. The new versions invalidate cached contexts, and refuse
 # the notes of decisions under way. Rows are locked in the order in which workers settle them. Arrays are unnested, since
 # `= ANY` in a generic plan compares each row with each element.
 FORGET = f"""
@@ -87,6 +87,8 @@ WITH known AS (
     SELECT subscriber, scope FROM known WHERE ours
      UNION
     SELECT s.subscriber, s.scope FROM scopes s WHERE s.scope IN (SELECT unnest($2::text[]))
+), unpinned AS (DELETE FROM decisions WHERE scope IN (SELECT unnest($2::text[]))
+), unrecorded AS (DELETE FROM journal WHERE scope IN (SELECT unnest($2::text[]))
 )
 INSERT INTO scopes (subscriber, scope, version)
 SELECT subscriber, scope, {ERASURE_STEP} FROM remembering ORDER BY subscriber, scope
@@ -117,6 +119,8 @@ WITH erased AS (
     UPDATE scopes s SET version = s.version + {ERASURE_STEP}, scratch = '{NO_NOTES}'
       FROM theirs t
      WHERE s.subscriber = t.subscriber AND s.scope = t.scope
+), unpinned AS (DELETE FROM decisions WHERE scope IN (SELECT scope FROM erased)
+), unrecorded AS (DELETE FROM journal WHERE scope IN (SELECT scope FROM erased)
 )
 SELECT count(*) AS count FROM erased
 """  # noqa: S608 - interpolates constant SQL only

@@ -15,6 +15,9 @@ The life of an event:
 
 So costs grow with the number of pending deliveries, and not with the length of the log.
 
+`decisions` has a row for each decision that paid for something and is not finished, and `journal` the results that a retry
+takes from there (see `journal`).
+
 `model_usage` is separate: the use of models in each hour, for a budget that all processes share. So are `maintenance`,
 the last run of what one process does for all, and `pollers`: when each poller last ran, and when it runs again.
 """
@@ -23,7 +26,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Identity, Index, Numeric, Text, text
+from sqlalchemy import BigInteger, Identity, Index, Integer, Numeric, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
@@ -208,6 +211,45 @@ class ScopeRecord(StoreBase):
     last_action_at: Mapped[datetime | None]
     wake_at: Mapped[datetime | None]
     """When its trigger is evaluated again without an event; NULL if no trigger waits."""
+
+
+class DecisionRecord(StoreBase):
+    """The pin of a scope: an unfinished decision, of which at least one unit is recorded."""
+
+    __tablename__ = "decisions"
+
+    subscriber: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    action_id: Mapped[str] = mapped_column(unique=True)
+    begun_at: Mapped[datetime]
+    """What `ctx.now()` returns on each attempt."""
+    seq: Mapped[int]
+    """The event in flight; of several, the last."""
+    seqs: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    """All events that it decides on, held and in flight."""
+    waiting: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """What it waits for; NULL if it does not wait for people."""
+    expires_at: Mapped[datetime | None]
+
+
+class JournalRecord(StoreBase):
+    """One finished unit of a decision: a model request or a tool call."""
+
+    __tablename__ = "journal"
+    __table_args__ = (
+        Index("journal_by_time", "recorded_at"),
+        Index("journal_by_scope", "scope"),
+    )
+
+    action_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """The digest of what was asked."""
+    nth: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """How many units with the same key were recorded before."""
+    scope: Mapped[str]
+    entry: Mapped[bytes]
+    """The result as JSON; not as `jsonb`, which refuses NUL."""
+    recorded_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class PollerRecord(StoreBase):

@@ -31,7 +31,9 @@ STATS = f"""
 SELECT s.name AS subscriber, c.*,
        CASE WHEN e.seq IS NOT NULL THEN greatest(CASE WHEN isfinite(e.recorded_at) THEN
             extract(epoch FROM clock_timestamp() - e.recorded_at) END, 0)::float8
-       END AS oldest_seconds
+       END AS oldest_seconds,
+       (SELECT count(*) FROM decisions p WHERE p.subscriber = s.name) AS pinned,
+       pg_total_relation_size('journal') AS journal_bytes
   FROM subscriptions s
  CROSS JOIN LATERAL (
        SELECT {", ".join(f"(SELECT count(*) FROM {_some(kind)}) AS {kind}" for kind in KINDS)},
@@ -74,6 +76,10 @@ class QueueStats(NamedTuple):
     held: int
     dead: int
     oldest_seconds: Seconds | None
+    pinned: int = 0
+    """Scopes with an unfinished decision, of which results are recorded."""
+    journal_bytes: int = 0
+    """The size of the journal of all subscribers together."""
 
 
 class DeliveryStatus(NamedTuple):
@@ -100,7 +106,8 @@ async def _stats(row: Row, fetch: Fetch) -> QueueStats:
             counts[kind] = max(count, round(estimate))
     depth = counts["pending"] + counts["waiting"]
     rest = (counts["leased"], counts["held"], counts["dead"])
-    return QueueStats(name, depth, *rest, row["oldest_seconds"])
+    journal = (row["pinned"], row["journal_bytes"])
+    return QueueStats(name, depth, *rest, row["oldest_seconds"], *journal)
 
 
 async def status(fetch: Fetch, event_id: str) -> list[DeliveryStatus]:

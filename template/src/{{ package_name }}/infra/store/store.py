@@ -12,6 +12,7 @@ from .admin import Administration
 from .codec import Limits
 from .connections import StoreConnections
 from .erase import select
+from .journal import Journal
 from .log import EventFilter, Latest, Log, readable
 from .old_names import OldNames
 from .queue import SubscriberQueue
@@ -69,6 +70,8 @@ class EventStore(OldNames):
         """The deliveries of this subscriber."""
         self.admin = Administration(self.connections, limits, subscriber)
         """Dead letters, pruning, erasure, statistics and subscriptions."""
+        self.journal = Journal(self.connections, subscriber)
+        """The finished units of this subscriber's decisions."""
         self.scopes = Scopes(self.connections, self.queue, limits, session_factory)
         """The transactions of this subscriber's scopes."""
 
@@ -91,7 +94,8 @@ class EventStore(OldNames):
     async def close(self) -> None:
         """Commit all submitted events and acks, send the last wake-up and close the connections, in bounded time."""
         await self.queue.background.close(COMMIT_TIMEOUT)
-        await asyncio.gather(self.queue.settler.close(), self.scopes.close(), self.log.close())
+        parts = (self.queue.settler, self.scopes, self.journal, self.log)
+        await asyncio.gather(*(part.close() for part in parts))
         await self.connections.close()
 
     def checks(self) -> dict[str, Callable[[], Awaitable[object]]]:

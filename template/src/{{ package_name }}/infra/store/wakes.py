@@ -14,12 +14,16 @@ MAX_WOKEN = 100  # scopes that one statement wakes
 
 # Locks the scopes before their deliveries, as all transactions do. `newest` finds one row of the index of held
 # deliveries for each scope. The new version shows cached contexts that an event has left them. `seconds` is when the next
-# wait ends; null if none does. A scope that another transaction has locked is looked at again after the interval.
+# wait ends; null if none does. A scope that another transaction has locked is looked at again after the interval, and so is
+# one with an unfinished decision, unless its event is dead or gone.
 WAKE = f"""
 WITH due AS (
     SELECT s.ctid
       FROM scopes s
      WHERE s.subscriber = $1 AND s.wake_at <= now()
+       AND NOT EXISTS (
+           SELECT FROM decisions p JOIN deliveries d ON d.subscriber = $1 AND d.seq = p.seq
+            WHERE p.subscriber = $1 AND p.scope = s.scope AND d.held_at IS NULL AND d.dead_at IS NULL)
      ORDER BY s.wake_at
      LIMIT $2
        FOR UPDATE SKIP LOCKED

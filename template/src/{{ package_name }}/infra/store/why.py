@@ -4,13 +4,14 @@ The statements read the event's own rows, those of its scope, and a bounded part
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from ...config import Settings
 from ...core.units import Seconds
 from ..database import Fetch, Row
 from .claim import IS_PENDING, claimed_at
 from .codec import ERASED, load_json_or_text
+from .fates import Fate, Why, with_unfinished
 from .stats import EXACT_COUNT_LIMIT
 from .times import calendar_time, with_timezone
 
@@ -83,38 +84,6 @@ SELECT count(DISTINCT application_name) AS count
 """
 
 
-class Fate(NamedTuple):
-    """The state of an event for one subscriber, with the reason."""
-
-    subscriber: str
-    state: str
-    """`acted`, `dropped`, `filtered`, `erased`, `dead`, `held`, `in flight` or `waiting`."""
-    reason: str
-    attempts: int
-    since: datetime | None = None
-    until: datetime | None = None
-    error: str | None = None
-    traceback: str | None = None
-    led_to: str | None = None
-    """The id of the action, or of the `agent.dropped`, that settled it."""
-    behind: str | None = None
-    """The id of the earlier event of the scope that comes first."""
-
-
-class Why(NamedTuple):
-    """One event, with its state for each subscriber."""
-
-    id: str
-    type: str
-    source: str
-    scope: str
-    seq: int
-    timestamp: datetime
-    recorded_at: datetime
-    meta: Any
-    fates: list[Fate]
-
-
 async def explain(fetch: Fetch, event_id: str, settings: Settings) -> Why | None:
     """Return an event and its state for each subscriber; None if it is not in the log."""
     rows = await fetch(EVENT, event_id)
@@ -134,10 +103,12 @@ async def _fate(fetch: Fetch, event: Row, delivery: Row, settings: Settings) -> 
     if delivery["dead_at"] is not None:
         return _dead(delivery)
     if delivery["held_at"] is not None:
-        return _held(event, delivery, settings.context_max_age)
-    if delivery["lease"] is not None:
-        return _in_flight(delivery)
-    return await _waiting(fetch, event, delivery, strict=settings.event_order == "strict")
+        fate = _held(event, delivery, settings.context_max_age)
+    elif delivery["lease"] is not None:
+        fate = _in_flight(delivery)
+    else:
+        fate = await _waiting(fetch, event, delivery, strict=settings.event_order == "strict")
+    return await with_unfinished(fetch, event["scope"], event["seq"], fate)
 
 
 async def _settled(fetch: Fetch, event: Row, subscriber: str) -> Fate:

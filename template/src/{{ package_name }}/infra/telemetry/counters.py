@@ -45,4 +45,10 @@ lease_expired = ObservableCount(
 effects_skipped = ObservableCount(
     "effects.skipped", "{effect}", "Tools that did not act, since EFFECTS is off"
 )
+recorded_units = ObservableCount(
+    "decisions.recorded_units", "{unit}", "Model requests and tool calls that were recorded"
+)
+replayed_units = ObservableCount(
+    "decisions.replayed_units", "{unit}", "Those that a retry took from the journal"
+)
 stale = ObservableCount("acks.stale", "{ack}", "Refused as stale: another worker has the event")

@@ -32,6 +32,10 @@ _in_flight = logfire.metric_gauge(
 )
 _held = logfire.metric_gauge("queue.held", unit="{event}", description="Deliveries that are held")
 _dead = logfire.metric_gauge("queue.dead", unit="{event}", description="Dead letters")
+_pinned = logfire.metric_gauge(
+    "decisions.pinned", unit="{scope}", description="Scopes with an unfinished decision"
+)
+_journal = logfire.metric_gauge("journal.size", unit="By", description="Size of the journal")
 _lag = logfire.metric_gauge("queue.lag", unit="s", description="Age of the oldest pending delivery")
 
 
@@ -57,6 +61,8 @@ async def measure_queue(stats: Callable[[], Awaitable[Sequence[QueueStats]]]) ->
                     _in_flight.set(each.in_flight, labels)
                     _held.set(each.held, labels)
                     _dead.set(each.dead, labels)
+                    _pinned.set(each.pinned, labels)
+                    _journal.set(each.journal_bytes)
                     _lag.set(each.oldest_seconds or 0.0, labels)
         except (
             *DATABASE_UNAVAILABLE,

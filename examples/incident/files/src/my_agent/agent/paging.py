@@ -19,8 +19,7 @@ async def page_on_call(ctx: RunContext[ReflexDeps], summary: str) -> str:
     settings = ctx.deps.settings
     if settings.pager_url is None:
         return "Nobody was paged: PAGER_URL is not set."
-    # Not of the summary: a decision that is taken again after a crash may word it differently.
-    headers = {"Idempotency-Key": ctx.deps.idempotency_key("page")}
+    headers = {"Idempotency-Key": ctx.deps.call_key(ctx)}
     if settings.pager_token is not None:
         headers["Authorization"] = f"Bearer {settings.pager_token.get_secret_value()}"
     body = {"about": ctx.deps.scope, "summary": summary[:MAX_SUMMARY]}

@@ -7,6 +7,8 @@ from .drop import HeldDeliveries as HeldDeliveries
 from .held_events import Held as Held
 from .held_events import refuse_unanswerable as refuse_unanswerable
 from .hold import ScopeNotes as ScopeNotes
+from .pins import DecisionPending as DecisionPending
+from .pins import Pin as Pin
 from .scopes import Scopes as Scopes
 from .state import NO_NOTES as NO_NOTES
 from .state import EarlierEventPending as EarlierEventPending

@@ -30,10 +30,20 @@ BEGIN_SCOPE = """
 INSERT INTO scopes (subscriber, scope) VALUES ($1, $2) ON CONFLICT DO NOTHING
 """
 
+# Ends a decision of which units are recorded; with $13, their entries go, too.
+END_DECISION = """
+, ended AS (
+    DELETE FROM decisions
+     WHERE subscriber = $1 AND scope = $4 AND (SELECT version FROM moved) IS NOT NULL
+    RETURNING action_id
+), forgotten AS (
+    DELETE FROM journal WHERE $13::boolean AND action_id IN (SELECT action_id FROM ended)
+)"""
+
 # Writes all or nothing: `moved` requires the locks on the scope and on all of its deliveries, and every
 # other part requires `moved`. A worker that lost the scope's lock meanwhile finds another version or a
 # missing delivery, and changes nothing.
-ACT = f"""
+ACT_PARTS = f"""
 WITH scoped AS (
     SELECT version FROM scopes WHERE subscriber = $1 AND scope = $4 FOR UPDATE
 ), ours AS (
@@ -60,10 +70,13 @@ WITH scoped AS (
     SELECT $7::text, $8::text, $9::text, $4, $10::timestamptz, $11::text::jsonb, $12::text::jsonb
      WHERE (SELECT version FROM moved) IS NOT NULL
     RETURNING seq, type, scope
-), {ADD_DELIVERIES}
+), {ADD_DELIVERIES}"""  # noqa: S608 - interpolates constant SQL only
+RESULT = """
 SELECT (SELECT version FROM scoped) AS version, ARRAY (SELECT seq FROM ours) AS ours,
        EXISTS (SELECT FROM known) AS known, (SELECT version FROM moved) AS moved
-"""  # noqa: S608 - interpolates constant SQL only
+"""
+ACT = f"{ACT_PARTS}{RESULT}"
+ACT_AND_END = f"{ACT_PARTS}{END_DECISION}{RESULT}"
 
 
 async def act(
@@ -73,8 +86,11 @@ async def act(
     version: int,
     tokens: Sequence[Token],
     limits: Limits,
+    forget: bool | None = None,
 ) -> set[int]:
     """Advance the scope from `version`, settle the covered deliveries and publish the action.
+
+    `forget` is whether to delete the entries of the decision's journal; None if it has none.
 
     Returns the `seq` of each delivery whose token was valid. If one is missing, nothing was written.
     The scope's version ensures that a decision acts once. If another event already has the action's
@@ -89,7 +105,9 @@ async def act(
         row = prepare(action, limits, current_trace()).row
         known = (*columns(tokens), row.scope, version, NO_NOTES)
         new = (row.id, row.type, row.source, row.timestamp, row.payload, row.headers)
-        return (await fetch(ACT, subscriber, *known, *new))[0]
+        if forget is None:
+            return (await fetch(ACT, subscriber, *known, *new))[0]
+        return (await fetch(ACT_AND_END, subscriber, *known, *new, forget))[0]
 
     if version == 0:
         await fetch(BEGIN_SCOPE, subscriber, action.scope)

@@ -19,6 +19,7 @@ from ..claim import MATCHES_TOKENS, Token, columns
 from ..codec import Limits, load_json
 from ..insert import insert_events
 from .hold import HOLD
+from .pins import END
 from .state import ScopeMoved
 
 MAX_ID_LENGTH = 200  # characters; only a statement that was run by hand stores longer ones
@@ -96,6 +97,8 @@ class DecidedDrop(NamedTuple):
     scratch: str
     """The notes of the scope, as JSON."""
     reason: str
+    ends: str | None = None
+    """The action id of the decision, if units of it are recorded."""
 
 
 async def drop_decided(
@@ -111,6 +114,8 @@ async def drop_decided(
     if versions[scope] != decision.version + 1:
         raise ScopeMoved(f"scope {scope!r} was changed by another worker")
     await fetch(SET_NOTES, subscriber, scope, decision.scratch, decision.leaves_events)
+    if decision.ends is not None:
+        await fetch(END, subscriber, scope, decision.ends)
     kept = await fetch(HOLD, subscriber, *columns(decision.kept), [], [], [], [], [])
     count = sum(len(event.covers) for event in published)
     if (count, len(kept)) != (len(decision.dropped), len(decision.kept)):

@@ -11,7 +11,7 @@ from .state import ERASURE_STEP
 # Holds deliveries, which can then no longer be claimed, and stores the notes of their scopes and when those are
 # evaluated again ($7: in how many seconds; null for no such time), unless the scope was erased after the decision
 # read it.
-HOLD = f"""
+HOLD_PARTS = f"""
 WITH held AS (
     UPDATE deliveries d
        SET held_at = now(), lease = NULL, error = NULL, traceback = NULL
@@ -28,8 +28,20 @@ WITH held AS (
        SET scratch = excluded.scratch, wake_at = excluded.wake_at
      WHERE scopes.version < excluded.version + {ERASURE_STEP}
 )
-SELECT seq, fence FROM held
 """  # noqa: S608 - interpolates constant SQL only
+HELD = "SELECT seq, fence FROM held"
+HOLD = f"{HOLD_PARTS}{HELD}"
+
+# Ends the decisions ($9) of which units are recorded. The next one of the scope has the same action id, so their entries
+# go, too.
+HOLD_AND_END = f"""{HOLD_PARTS}, ended AS (
+    DELETE FROM decisions p
+     WHERE p.subscriber = $1 AND p.action_id = ANY ($9::text[]) AND p.seq = ANY (ARRAY (SELECT seq FROM held))
+    RETURNING p.action_id
+), forgotten AS (
+    DELETE FROM journal WHERE action_id IN (SELECT action_id FROM ended)
+)
+{HELD}"""  # noqa: S608 - interpolates constant SQL only
 
 
 class ScopeNotes(NamedTuple):
@@ -49,6 +61,8 @@ class HoldRequest(NamedTuple):
     scope: Scope
     tokens: tuple[Token, ...]
     notes: ScopeNotes | None
+    ends: str | None = None
+    """The action id of the decision that ends, if units of it are recorded."""
 
 
 class Holds:
@@ -72,13 +86,15 @@ class Holds:
             for item in batch
             if item.notes is not None and item.tokens
         }
+        ends = [item.ends for item in batch if item.ends is not None]
         settled, _ = await self._settler.commit(
             [item.tokens for item in batch],
-            HOLD,
+            HOLD_AND_END if ends else HOLD,
             list(notes),
             [changed.scratch for changed, _ in notes.values()],
             [seq for _, seq in notes.values()],
             [changed.wait for changed, _ in notes.values()],
             [changed.version for changed, _ in notes.values()],
+            *([ends] if ends else []),
         )
         return settled

@@ -87,9 +87,13 @@ class Scopes:
         tokens: tuple[Token, ...],
         notes: ScopeNotes | None,
         done: CommitCallback,
+        ends: str | None = None,
     ) -> None:
-        """Hold deliveries, and call `done` after the commit; `notes` are those of the scope, if they changed."""
-        self._holds.add(HoldRequest(scope, tokens, notes), done)
+        """Hold deliveries, and call `done` after the commit; `notes` are those of the scope, if they changed.
+
+        `ends` is the action id of the decision, if units of it are recorded.
+        """
+        self._holds.add(HoldRequest(scope, tokens, notes, ends), done)
 
     async def act(
         self,
@@ -98,38 +102,52 @@ class Scopes:
         held: Sequence[Token],
         tokens: Sequence[Token],
         on_action: OnAction | None,
+        *,
+        journaled: bool = False,
     ) -> None:
         """Commit an action on a scope at `version`, which settles held deliveries and those in flight (`tokens`).
 
         With `on_action`, its database effects commit together with the action. A conflict with another
-        transaction does not count as a failure: the action is committed again.
+        transaction does not count as a failure: the action is committed again. `journaled` is whether units of the
+        decision are recorded.
 
         Raises:
             ScopeMoved: another worker changed the scope or settled one of the events; nothing was written.
         """
         covered = [*held, *tokens]
-        await _without_conflict(lambda: self._commit(action, version, covered, on_action))
+        forget = self._connections.settings.decision_retention == 0 if journaled else None
+        await _without_conflict(lambda: self._commit(action, version, covered, forget, on_action))
         counters.handled.add(len(covered))
         counters.published.add(1)
         self._queue.settled(tokens, final=True)
         self._connections.notifier.notify()
 
     async def _commit(
-        self, action: ActionEvent, version: int, covered: list[Token], on_action: OnAction | None
+        self,
+        action: ActionEvent,
+        version: int,
+        covered: list[Token],
+        forget: bool | None,
+        on_action: OnAction | None,
     ) -> None:
         if on_action is None:  # opening a session would take longer than the statement
-            return await self._write(self._connections.long_fetch, action, version, covered)
+            return await self._write(self._connections.long_fetch, action, version, covered, forget)
         assert self._sessions is not None, "this store was opened without sessions"  # noqa: S101 - narrows the type
         async with self._sessions.begin() as session:
-            await self._write(fetch_in(session), action, version, covered)
+            await self._write(fetch_in(session), action, version, covered, forget)
             async with self._queue.interruptible(session):
                 await on_action(session, action)
 
     async def _write(
-        self, fetch: Fetch, action: ActionEvent, version: int, covered: list[Token]
+        self,
+        fetch: Fetch,
+        action: ActionEvent,
+        version: int,
+        covered: list[Token],
+        forget: bool | None,
     ) -> None:
         limits = self._limits.for_covering(action.covers)
-        acted = await act(fetch, self._queue.subscriber, action, version, covered, limits)
+        acted = await act(fetch, self._queue.subscriber, action, version, covered, limits, forget)
         if len(acted) != len(covered):
             self._queue.note_stale([token for token in covered if token.seq not in acted])
             raise ScopeMoved("some of the events were settled by another worker")

@@ -12,6 +12,7 @@ from ...text import storable_json
 from ..claim import Token, columns
 from ..codec import load_json
 from ..refusal import InvalidEvent, find_unstorable
+from .pins import Pin, resolve_pin
 
 NO_NOTES = "{}"  # as JSON
 ERASURE_STEP = 1_000_000
@@ -26,6 +27,8 @@ ERASURE_STEP = 1_000_000
 # none after it. For a block of several deliveries there is none between them either.
 #
 # `ours` counts the deliveries of the block whose tokens are valid.
+#
+# The row of `decisions`, if there is one, is the scope's pin: see `pins`. It comes before the order of events.
 STATE = """
 SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, s.last_action_at, s.wake_at,
        (SELECT count(*) FROM deliveries d
@@ -39,9 +42,11 @@ SELECT coalesce(s.version, 0) AS version, coalesce(s.scratch, '{}') AS scratch, 
          LIMIT 1) AS behind,
        (SELECT count(*) FROM deliveries d
          WHERE d.subscriber = $1 AND d.seq = ANY ($3::bigint[])
-           AND d.fence = ($4::bigint[])[width_bucket(d.seq, $3::bigint[])]) AS ours
+           AND d.fence = ($4::bigint[])[width_bucket(d.seq, $3::bigint[])]) AS ours,
+       p.action_id, p.begun_at, p.seqs, p.waiting IS NOT NULL AS waits
   FROM (VALUES (1)) AS one
   LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = $2
+  LEFT JOIN decisions p ON p.subscriber = $1 AND p.scope = $2
 """
 
 
@@ -70,6 +75,8 @@ class ScopeState(NamedTuple):
     last_action_at: datetime | None
     wake_at: datetime | None
     """When its trigger is evaluated again without an event; None if no trigger waits."""
+    pin: Pin | None = None
+    """The unfinished decision that these deliveries continue."""
 
 
 class PendingDecision(NamedTuple):
@@ -93,15 +100,18 @@ async def read_state(fetch: Fetch, subscriber: str, pending: PendingDecision) ->
     Raises:
         ScopeMoved: another worker claimed one of the deliveries meanwhile.
         EarlierEventPending: an earlier delivery of the scope comes first.
+        DecisionPending: an unfinished decision of the scope comes first.
     """
     scope = pending.scope
     row = (await fetch(STATE, subscriber, scope, *columns(pending.tokens), pending.strict))[0]
     if row["ours"] < len(pending.tokens):
         raise ScopeMoved(f"another worker has an event of scope {scope!r} by now")
-    if row["behind"] is not None:
+    pin = await resolve_pin(fetch, subscriber, scope, pending.tokens, row)
+    if pin is None and row["behind"] is not None:
         raise EarlierEventPending(scope, row["behind"])
     notes = _read_notes(scope, row["scratch"])
-    return ScopeState(row["version"], row["held"], notes, row["last_action_at"], row["wake_at"])
+    known = (row["version"], row["held"], notes, row["last_action_at"], row["wake_at"])
+    return ScopeState(*known, pin)
 
 
 def _read_notes(scope: Scope, scratch: Any) -> dict[str, Any]:
