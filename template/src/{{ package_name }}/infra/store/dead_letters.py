@@ -50,10 +50,20 @@ SELECT count(*) AS count
  WHERE {MATCHES_FILTER}
 """  # noqa: S608 - interpolates constant SQL only
 
+# The unfinished decision of a purged event goes, too, with its results: nobody can retry it.
 PURGE = f"""
-DELETE FROM deliveries d USING events e
- WHERE e.seq = d.seq AND {MATCHES_FILTER}
-RETURNING e.id
+WITH purged AS (
+    DELETE FROM deliveries d USING events e
+     WHERE e.seq = d.seq AND {MATCHES_FILTER}
+    RETURNING e.id, e.scope, d.seq
+), unpinned AS (
+    DELETE FROM decisions p USING purged
+     WHERE p.subscriber = $1 AND p.scope = purged.scope AND purged.seq = ANY (p.seqs)
+    RETURNING p.action_id
+), unrecorded AS (
+    DELETE FROM journal WHERE action_id IN (SELECT action_id FROM unpinned)
+)
+SELECT id FROM purged
 """  # noqa: S608 - interpolates constant SQL only
 
 MAX_DIED_AT = 4_000_000_000_000_000  # microseconds since 1970: about the year 2096

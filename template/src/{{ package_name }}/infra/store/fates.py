@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 
 from ...core.units import Scope
 from ..database import Fetch
+from .journal import UNFINISHED
 from .times import with_timezone
 
 # The scope's unfinished decision: the event in flight, and how many results a retry takes from the journal.
-UNFINISHED = """
+FIND_UNFINISHED = f"""
 SELECT p.begun_at, $3::bigint = ANY (p.seqs) AS mine, (SELECT e.id FROM events e WHERE e.seq = p.seq) AS event,
        (SELECT count(*) FROM journal j WHERE j.action_id = p.action_id) AS units
-  FROM decisions p
+  {UNFINISHED}
  WHERE p.subscriber = $1 AND p.scope = $2
-"""
+"""  # noqa: S608 - interpolates constant SQL only
 
 
 class Fate(NamedTuple):
@@ -50,7 +51,7 @@ class Why(NamedTuple):
 
 async def with_unfinished(fetch: Fetch, scope: Scope, seq: int, fate: Fate) -> Fate:
     """Return the state of an unsettled event, with the unfinished decision of its scope, if there is one."""
-    rows = await fetch(UNFINISHED, fate.subscriber, scope, seq)
+    rows = await fetch(FIND_UNFINISHED, fate.subscriber, scope, seq)
     if not rows:
         return fate
     row = rows[0]

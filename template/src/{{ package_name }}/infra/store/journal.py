@@ -85,8 +85,12 @@ DELETE FROM journal
 RETURNING 1 AS one
 """
 
-SIZE = """
-SELECT (SELECT count(*) FROM decisions WHERE subscriber = $1) AS pinned,
+UNFINISHED = """FROM decisions p
+          JOIN deliveries d ON d.subscriber = p.subscriber AND d.seq = p.seq AND d.dead_at IS NULL"""
+"""The pins `p` that are not void: a pin whose event is a dead letter is one only for a retry of it."""
+
+SIZE = f"""
+SELECT (SELECT count(*) {UNFINISHED} WHERE p.subscriber = $1) AS pinned,
        pg_total_relation_size('journal') AS bytes
 """
 

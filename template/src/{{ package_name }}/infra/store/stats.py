@@ -7,6 +7,7 @@ from ...core.units import Seconds
 from ..database import Fetch, Row
 from .claim import IS_PENDING
 from .codec import ERASED
+from .journal import UNFINISHED
 
 EXACT_COUNT_LIMIT = 10_000
 """The most deliveries of one kind that are counted exactly; a larger number is estimated."""
@@ -32,7 +33,7 @@ SELECT s.name AS subscriber, c.*,
        CASE WHEN e.seq IS NOT NULL THEN greatest(CASE WHEN isfinite(e.recorded_at) THEN
             extract(epoch FROM clock_timestamp() - e.recorded_at) END, 0)::float8
        END AS oldest_seconds,
-       (SELECT count(*) FROM decisions p WHERE p.subscriber = s.name) AS pinned,
+       (SELECT count(*) {UNFINISHED} WHERE p.subscriber = s.name) AS pinned,
        pg_total_relation_size('journal') AS journal_bytes
   FROM subscriptions s
  CROSS JOIN LATERAL (
