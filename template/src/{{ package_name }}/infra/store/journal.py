@@ -28,6 +28,7 @@ PRUNE_CHUNK = 1_000  # entries that one statement deletes
 # worker, or a task that outlives its decision, writes nothing. Deliveries are locked by `seq`, as everywhere.
 #
 # `pinned`: a pin of another action is a void one, which no decision came across yet.
+# `IS TRUE` makes PostgreSQL hash `ours`: it expects a few rows, and joined would compare each record with each of them.
 # `admitted`: the filter passed these events, so the next attempt does not ask it again.
 RECORD = """
 WITH asked AS (
@@ -44,9 +45,8 @@ WITH asked AS (
 ), valid AS (
     SELECT a.*
       FROM asked a
-      JOIN ours o ON o.seq = a.seq AND o.fence = a.fence
-      LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = a.scope
-     WHERE coalesce(s.version, 0) = a.version
+     WHERE coalesce((SELECT s.version FROM scopes s WHERE s.subscriber = $1 AND s.scope = a.scope), 0) = a.version
+       AND ((a.seq, a.fence) IN (SELECT o.seq, o.fence FROM ours o)) IS TRUE
 ), pinned AS (
     INSERT INTO decisions (subscriber, scope, action_id, begun_at, seq, seqs)
     SELECT DISTINCT ON (v.scope) $1, v.scope, v.action_id, v.begun_at, v.seq, v.seqs::bigint[]
