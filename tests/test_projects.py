@@ -73,23 +73,16 @@ PROCESS_TESTS = (
 
 ANSWER_INDEPENDENT_TESTS = (
     *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
-    *(
-        "cookbook",
-        "dead_letters",
-        "deadlines",
-        "deprecated",
-        "drafts",
-        "durable",
-        "durable_crashes",
-    ),
+    *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "durable"),
+    "durable_crashes",
     *("effects", "embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub"),
     *("indexes", "intake"),
     *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pollers"),
     *("prompt", "provider", "rates", "readable", "reads", "red_team", "refusals", "requests"),
     *("resources", "retention", "revisions", "roles", "service_ids", "signatures", "sinks"),
     *("sources", "store_latest", "store_log", "store_operating", "store_publishing"),
-    *("store_subscribers", "streams", "terminal", "text", "unreadable", "versions", "webhooks"),
-    "why",
+    *("store_subscribers", "streams", "terminal", "text", "unit_keys", "unreadable", "versions"),
+    *("webhooks", "why"),
 )
 """What knows nothing of loops and locks, and is tried once."""
 
