@@ -56,6 +56,21 @@ def is_looked_at(name: str) -> bool:
     return name.startswith((".github/", "docker/")) or "compose" in name
 
 
+def test_keys_in_pipelines_and_containers_are_long_enough_for_production(trees: Trees) -> None:
+    [keys] = (REPOSITORY / "template" / "src").glob("*/keys.py")
+    found = re.search(r"^MIN_KEY_LENGTH = (\d+)", keys.read_text(), re.MULTILINE)
+    assert found, "keys.py has no MIN_KEY_LENGTH"
+    given = {
+        key
+        for name, digest in trees.files()
+        if is_looked_at(name)
+        for key in re.findall(r"\bAPI_KEYS[=:] *([\w.-]+)", trees.texts[digest].decode())
+    }
+
+    assert given, "the trial of an image has a key"
+    assert [key for key in given if len(key) < int(found[1])] == []
+
+
 def check(command: list[str | Path]) -> str:
     """Run a program that finds fault; return what it says if it finds none."""
     checked = subprocess.run(command, capture_output=True, text=True)
