@@ -23,7 +23,7 @@ from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behavi
 from .conftest import COUNTS, PLUGINS, PROJECTS, SHARED, Project, sync
 from .import_closure import Closures
 
-AT_ONCE = 2  # projects that are tested at the same time, each by up to three processes: more would meet limits
+AT_ONCE = 3  # projects that are tested at the same time, each by up to three processes: more would meet limits
 MANY = 40  # modules of tests: one process would be at them when all others have long finished
 INJECTED: dict[str, tuple[Answers, list[str]]] = {
     "store": (

@@ -152,13 +152,19 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
     assert (owned.path / ".env").read_text() == env
     assert not (owned.path / DELETED).exists(), "what was deleted stays deleted"
     assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS]
-    some = {f"tests/test_{name}.py" for name in TOUCHED}
-    if shape == "defaults" and version == next(
-        iter(RELEASES)
-    ):  # the code is the same after any update
-        some |= {name for name in after if name.startswith("tests/test_") and is_quick(after[name])}
-    owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
+    if version == release_to_test(shape):
+        tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS]
+        some = {f"tests/test_{name}.py" for name in TOUCHED}
+        if shape == "defaults":
+            some |= {
+                name for name in after if name.startswith("tests/test_") and is_quick(after[name])
+            }
+        owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
+
+
+def release_to_test(shape: str) -> str:
+    """Return the release from which a shape's own tests run after the update: but for `agent/`, the code is the same."""
+    return [*RELEASES][[*SHAPES].index(shape) % len(RELEASES)]
 
 
 def test_lines_at_the_new_places_work_and_outlast_the_next_update(
