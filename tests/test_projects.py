@@ -23,8 +23,8 @@ from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behavi
 from .conftest import COUNTS, PLUGINS, PROJECTS, SHARED, Project, sync
 from .import_closure import Closures
 
-AT_ONCE = 3  # projects that are tested at the same time, each by up to three processes: more would meet limits
-MANY = 40  # modules of tests: one process would be at them when all others have long finished
+AT_ONCE = 3  # projects that are tested at the same time, each by up to four processes: more would meet limits
+MANY = 40  # modules of tests: one process would still run them when all others have long finished
 INJECTED: dict[str, tuple[Answers, list[str]]] = {
     "store": (
         {},
@@ -109,8 +109,8 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
         env["DATABASE_URL"] = url
     waiting = [name for name in project.modules if short_name(name) in WAITING_TESTS]
     working = [name for name in project.modules if name not in waiting]
-    halves = [working[::2], working[1::2]] if len(working) > MANY else [working]
-    parts = [*halves, waiting]
+    shares = 3 if len(working) > MANY else 1
+    parts = [*(working[each::shares] for each in range(shares)), waiting]
     plugins = ("-p", "no:cacheprovider", *(PLUGINS if project.tree else ()))
 
     def run(modules: list[str]) -> subprocess.CompletedProcess[str]:
