@@ -96,9 +96,9 @@ async def measure(place: Place) -> dict[str, float]:
 async def record_first(url: str, count: int) -> Outcome:
     """Alternate decisions of one request with and without a journal."""
     agent = _agent(calls=0)
-    async with _working(url, WARM_UP + count) as (memory, deps, owed):
+    async with _working(url, WARM_UP + count) as (memory, deps, deliveries):
         start, pairs = await gate(), list[tuple[float, float]]()
-        async for event, token in owed:
+        async for event, token in deliveries:
             async with memory.settling(token), memory.open(event.scope) as ctx:
                 ctx.add(event)
                 within = deps.within(ctx.scope, memory.action_id(ctx))
@@ -117,7 +117,7 @@ async def replay(url: str, count: int) -> Outcome:
     from logfire import suppress_instrumentation
 
     agent, rounds = _agent(calls=CALLS), list[list[tuple[float, float]]]()
-    async with _working(url, WARM_UP + count) as (memory, deps, owed):
+    async with _working(url, WARM_UP + count) as (memory, deps, deliveries):
 
         async def run_alone(_: "DecisionContext") -> None:
             await deps.run(agent, PROMPT)
@@ -126,7 +126,7 @@ async def replay(url: str, count: int) -> Outcome:
             await deps.within(ctx.scope, memory.action_id(ctx)).run(agent, PROMPT)
 
         start = await gate()
-        async for event, token in owed:
+        async for event, token in deliveries:
             async with memory.settling(token):
                 kinds = (run_alone, decide, decide)
                 took = [await _attempt(memory, event, kind) for kind in kinds]
@@ -193,7 +193,7 @@ async def _decide_together(
     """Decide on many events at once; return the start, the end, and what the server counts of the records."""
     opened, recorded = asyncio.Barrier(count + 1), asyncio.Barrier(count + 1)
     claimed: list[tuple[Event, Token]] = []
-    async with _working(url, count, in_flight=count) as (memory, deps, owed):
+    async with _working(url, count, in_flight=count) as (memory, deps, deliveries):
 
         async def handle(event: "Event", token: "Token") -> None:
             async with memory.settling(token), memory.open(event.scope) as ctx:
@@ -205,7 +205,7 @@ async def _decide_together(
                 await memory.act(ctx, token, trigger="bench", output="done")
 
         await gate()
-        async for each in owed:
+        async for each in deliveries:
             claimed.append(each)
             if len(claimed) == count:
                 break
@@ -243,8 +243,8 @@ async def _working(
         await store.publish_many(events(count, scopes=count))
         memory = Memory(store, locks, DecisionContext.restore)
         deps = ReflexDeps(store, http, store.sessions, FunctionModel(_answer), store.settings)
-        async with aclosing(store.subscribe(None, in_flight)) as owed:
-            yield memory, deps, owed
+        async with aclosing(store.subscribe(None, in_flight)) as deliveries:
+            yield memory, deps, deliveries
 
 
 def _agent(calls: int) -> "Agent[ReflexDeps, str]":

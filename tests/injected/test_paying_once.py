@@ -116,6 +116,15 @@ def paid(asking: Asking, journal: Journal) -> tuple[int, int, int]:
     return (asking.provider.asked, *counts)
 
 
+async def kill_when_decided(
+    journal: Journal, start_worker: StartWorker, *options: str, env: dict[str, str]
+) -> None:
+    """Start a worker, and kill it after its trigger has answered and before it acts."""
+    worker = await start_worker(*options, "--hang", "decided", env=env)
+    await journal.until("hangs", 1)
+    await kill(worker)
+
+
 async def actions(store: EventStore) -> list[Event]:
     """All actions, the oldest first."""
     return (await store.page(["agent.action"]))[::-1]
@@ -162,9 +171,7 @@ async def test_a_later_event_waits_for_the_decision_of_a_killed_worker(
     env: dict[str, str],
 ) -> None:
     await store.publish(failure(1))
-    worker = await start_worker("--hang", "decided", env=env)
-    await journal.until("hangs", 1)
-    await kill(worker)
+    await kill_when_decided(journal, start_worker, env=env)
     await store.publish(failure(2))
 
     await start_worker(env=env)
@@ -183,9 +190,7 @@ async def test_a_prompt_that_changed_while_the_worker_was_down_is_asked_anew(
     env: dict[str, str],
 ) -> None:
     await store.publish(failure())
-    worker = await start_worker("--hang", "decided", env=env)
-    await journal.until("hangs", 1)
-    await kill(worker)
+    await kill_when_decided(journal, start_worker, env=env)
 
     await start_worker("--prompt", "What else is it", env=env)
     await until_done(store)
@@ -202,9 +207,7 @@ async def test_a_loop_of_the_first_release_is_replaced_while_its_decision_is_pin
     env: dict[str, str],
 ) -> None:
     await store.publish(failure())
-    worker = await start_worker("--loop", "released", "--hang", "decided", env=env)
-    await journal.until("hangs", 1)
-    await kill(worker)
+    await kill_when_decided(journal, start_worker, "--loop", "released", env=env)
 
     await start_worker("--loop", "current", env=env)
     await until_done(store)
