@@ -73,6 +73,9 @@ async def act_on_each(url: str, count: int) -> Outcome:
         deps = ReflexDeps(store, http, store.sessions, OfflineModel(), store.settings)
         await gate()
         loop = asyncio.create_task(run_agent_loop(store, deps, everything, trigger, locks))
+        loop.add_done_callback(
+            lambda _: over.set()
+        )  # one that fails ends the wait, and is raised below
         await over.wait()
         store.drain()
         await loop
