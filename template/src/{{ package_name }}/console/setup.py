@@ -7,7 +7,19 @@ from fastapi import APIRouter, FastAPI
 
 from ..api.sessions import CONSOLE_PATH
 from ..config import Settings
-from . import live, login, now, static_files, timers
+from . import (
+    dead_letter_actions,
+    dead_letters,
+    erasing,
+    events,
+    live,
+    login,
+    now,
+    operating,
+    publishing,
+    static_files,
+    timers,
+)
 from .access import MAX_FORM_BYTES
 from .error_pages import add_error_pages
 from .pages import PAGES
@@ -16,12 +28,18 @@ from .render import Console
 SCREENS: tuple[APIRouter, ...] = (
     now.router,
     live.router,
+    dead_letters.router,
+    dead_letter_actions.router,
+    events.router,
+    publishing.router,
+    operating.router,
+    erasing.router,
     timers.router,
     login.router,
     static_files.router,
 )
 
-LARGE_FORMS: frozenset[Callable[..., Any]] = frozenset()
+LARGE_FORMS: frozenset[Callable[..., Any]] = frozenset({publishing.publish})
 """Endpoints whose form may be as large as any body of the API."""
 
 
