@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from ... import COMMAND
 from ...core.units import Seconds
 from ...infra.database import DATABASE_UNAVAILABLE
 from ...infra.pollers import poller_states
@@ -163,7 +164,9 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
         pollers = await _pollers(service) if up else {}
         journal = await _journal(service) if up else None
         shared = {"database": database, "retention": retention, "pollers": pollers}
-        answer = Readiness(status=status, **shared, journal=journal, **service.status())
+        state = service.status()
+        state["warnings"] = [*state["warnings"], *(await _pauses(service) if up else ())]
+        answer = Readiness(status=status, **shared, journal=journal, **state)
     return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
 
 
@@ -186,6 +189,17 @@ async def _journal(service: Service) -> JournalState | None:
         async with asyncio.timeout(READY_TIMEOUT):
             return JournalState(**(await service.store.journal.size())._asdict())
     return None
+
+
+async def _pauses(service: Service) -> list[str]:
+    """Return a warning for each subscriber that is paused."""
+    with suppress(*DATABASE_UNAVAILABLE, TimeoutError):
+        async with asyncio.timeout(READY_TIMEOUT):
+            return [
+                f"{pause}, so its events wait: resume it by `{COMMAND} resume {pause.subscriber}`"
+                for pause in await service.store.admin.pauses()
+            ]
+    return []
 
 
 async def _pollers(service: Service) -> dict[str, PollerStatus]:

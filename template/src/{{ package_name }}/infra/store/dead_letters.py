@@ -8,17 +8,18 @@ from ...core.units import Scope
 from ..database import Fetch, Row
 from .byte_budget import EVENT_SIZE, budgeted, read_within
 from .claim import NEW_FENCE
+from .contains import contains
 from .cursor import MAX_BIGINT
 from .times import calendar_time, with_timezone
 
-MATCHES_SEARCH = """d.subscriber = $1 AND d.dead_at IS NOT NULL
+MATCHES_SEARCH = f"""d.subscriber = $1 AND d.dead_at IS NOT NULL
    AND ($2::text IS NULL OR d.seq = (SELECT f.seq FROM events f WHERE f.id = $2))
    AND ($3::text[] IS NULL OR (SELECT f.type FROM events f WHERE f.seq = d.seq) = ANY ($3))
    AND ($4::text IS NULL OR d.scope = $4)
-   AND ($5::text IS NULL OR strpos(lower(d.error), lower($5)) > 0)
+   AND ($5::text IS NULL OR {contains("d.error", "$5")})
    AND ($6::timestamptz IS NULL OR d.dead_at >= $6)
    AND ($7::timestamptz IS NULL OR d.dead_at < $7)
-   AND ($8::text[] IS NULL OR d.scope ^@ ANY ($8))"""
+   AND ($8::text[] IS NULL OR d.scope ^@ ANY ($8))"""  # noqa: S608 - interpolates constant SQL only
 """The SQL condition of a `DeadLetterSearch`, whose fields are the first parameters of the statement."""
 
 # Reads the index of dead letters. $9 and $10 are the `DeadLetterCursor` of the page before.
