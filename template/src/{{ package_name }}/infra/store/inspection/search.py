@@ -15,7 +15,7 @@ from .scan import SCANNED_EVENTS
 
 TEXT_EVENTS = 3_000
 """The most events whose payload one search reads."""
-TEXT_BYTES = 8_000_000
+TEXT_BYTES = 4_000_000
 """The most bytes of payloads, as text, that one search reads, and one payload more."""
 
 MATCHES = """($1::text[] IS NULL OR e.type = ANY ($1))
