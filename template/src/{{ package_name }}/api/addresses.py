@@ -13,6 +13,8 @@ from ..config import Settings
 
 FORWARDED_FOR = re.compile(r'for=("?)([^";,\s]+)\1', re.IGNORECASE)
 """Matches an address in a `Forwarded` header (RFC 7239)."""
+FROM_PROXY = "from a trusted proxy"
+"""The key of a request's ASGI scope that marks a trusted proxy as the sender."""
 SECURE_SCHEMES = {"http": "https", "ws": "wss"}
 
 
@@ -36,6 +38,7 @@ class TrustedProxies:
         peer = (scope.get("client") or ("",))[0]
         if not self.includes(peer):
             return False
+        scope[FROM_PROXY] = True
         if (address := self._forwarded_client(scope)) is None:
             return False
         scope["client"] = (address, 0)

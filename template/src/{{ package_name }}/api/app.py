@@ -8,6 +8,7 @@ from fastapi import FastAPI, Security
 from .. import TITLE
 from .. import __doc__ as description
 from ..config import Settings, get_settings
+from ..console.setup import add_console
 from ..infra.observability import configure_observability, instrument_app
 from ..runtime import open_service
 from ..sources import Sources, load_sources
@@ -80,6 +81,7 @@ def create_app(settings: Settings, sources: Sources | None = None) -> FastAPI:
         app.include_router(router, prefix=prefix)
     app.include_router(webhook_router(sources, rates), prefix="/webhooks", tags=["webhooks"])
     app.include_router(events.one, prefix="/events", tags=["events"])
+    max_bytes |= add_console(app, settings)
     instrument_app(app)
     return app
 

@@ -96,7 +96,7 @@ class Clients:
         self._secret = token_bytes(32)
         self._by_digest = {
             self._digest(form): replace(client, rate_key=client.name, rates=rates)
-            for client, key in _clients_with_keys(settings)
+            for client, key in clients_with_keys(settings)
             for form in _encodings(key.get_secret_value())
         }
         self.anonymous = not self._by_digest
@@ -130,14 +130,15 @@ def find_key(settings: Settings, authorization: str | None) -> str | None:
     """Return the valid key of a header; None if it has none."""
     scheme, _, sent = (authorization or "").partition(" ")
     given, found = sent.strip().encode("latin-1", "replace"), None
-    for _, key in _clients_with_keys(settings):  # no early exit: timing must not reveal a key
+    for _, key in clients_with_keys(settings):  # no early exit: timing must not reveal a key
         for form in _encodings(key.get_secret_value()):
             if hmac.compare_digest(form, given):
                 found = key.get_secret_value()
     return found if scheme.lower() == "bearer" else None
 
 
-def _clients_with_keys(settings: Settings) -> Iterator[tuple[Client, SecretStr]]:
+def clients_with_keys(settings: Settings) -> Iterator[tuple[Client, SecretStr]]:
+    """Return each client once for each of its keys."""
     for number, key in enumerate(settings.api_keys, 1):
         yield Client(f"{KEY_NAME_PREFIX}{number}", key=1), key
     for name, each in settings.api_clients.items():

@@ -12,12 +12,18 @@ from ..infra.store import EventStore
 from ..infra.store.log import MAX_FILTER_TYPES
 from ..runtime import Service
 from .hub import Hub
+from .rate_limits import RateLimits
 
 
 def settings_of(connection: HTTPConnection) -> Settings:
     """Return the settings that the service was started with."""
     service: Service = connection.app.state.service
     return service.settings
+
+
+def rates_of(connection: HTTPConnection) -> RateLimits:
+    """Return the rate limits of all clients."""
+    return connection.app.state.rate_limits
 
 
 async def get_service(connection: HTTPConnection) -> Service:

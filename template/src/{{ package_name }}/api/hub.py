@@ -14,6 +14,7 @@ from ..infra.store import Cursor, EventStore, Stored
 from ..infra.store.log import EventFilter
 from ..runtime import Service
 from .messages import ClientQueue, Message, UnsentBytes, longest_queue
+from .samples import Sample
 
 STOP_TIMEOUT: Seconds = 2.0  # the database connection is closed afterwards
 
@@ -34,6 +35,7 @@ class Hub:
         self._position: Cursor | None = None
         self._settings = settings
         self._clients: set[ClientQueue] = set()
+        self._samples: set[Sample] = set()
         self._unsent = UnsentBytes(settings.api_max_unsent_bytes)
         self._catch_up_lock = asyncio.Lock()
         self._has_clients = asyncio.Event()
@@ -41,7 +43,8 @@ class Hub:
     @property
     def full(self) -> bool:
         """Whether the process serves the maximum number of clients."""
-        return len(self._clients) >= self._settings.api_max_connections
+        most = self._settings.api_max_connections
+        return len(self._clients) + len(self._samples) >= most
 
     @property
     def unsent(self) -> int:
@@ -61,11 +64,13 @@ class Hub:
                 async for cursor, event in found:
                     self._position = cursor
                     self._dispatch(cursor, event)
-                    if not self._clients:
+                    if not self._clients and not self._samples:
                         self._has_clients.clear()
                         break
 
     def _dispatch(self, cursor: Cursor, event: Stored) -> None:
+        for sample in self._samples:
+            sample.add(event)
         recipients = [client for client in self._clients if client.event_filter.includes(event)]
         if not recipients:
             return
@@ -96,10 +101,7 @@ class Hub:
             TooManyClients: the process serves the maximum number of clients.
             ClientTooSlow: the client left too many messages unread.
         """
-        if self.full:
-            raise TooManyClients(
-                "this process serves as many clients as API_MAX_CONNECTIONS allows"
-            )
+        self._check_capacity()
         client = ClientQueue(event_filter, self._settings, self._unsent)
         self._clients.add(client)
         try:
@@ -116,6 +118,28 @@ class Hub:
         finally:
             self._clients.discard(client)
             client.close()
+
+    @asynccontextmanager
+    async def sample(self, event_filter: EventFilter) -> AsyncGenerator[Sample]:
+        """Count new events for the block, and keep the newest; nothing is encoded for it.
+
+        Raises:
+            TooManyClients: the process serves the maximum number of clients.
+        """
+        self._check_capacity()
+        sample = Sample(event_filter)
+        self._samples.add(sample)
+        try:
+            await self._ensure_following()
+            yield sample
+        finally:
+            self._samples.discard(sample)
+
+    def _check_capacity(self) -> None:
+        if self.full:
+            raise TooManyClients(
+                "this process serves as many clients as API_MAX_CONNECTIONS allows"
+            )
 
     async def _catch_up(
         self, client: ClientQueue, start: Cursor

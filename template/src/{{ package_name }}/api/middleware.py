@@ -17,6 +17,7 @@ from .headers import DOCS_HEADERS, HEADERS, with_defaults
 from .memory_limiter import MemoryLimiter
 from .rate_limits import RateLimited, RateLimits
 from .request_body import BodyPolicy, LimitedBody
+from .sessions import Sessions
 
 DOCS_PATHS = ("/docs", "/docs/oauth2-redirect")
 """The paths of the API's documentation in development."""
@@ -40,6 +41,7 @@ class BodyLimitMiddleware:
         self._app = app
         self._rate_limits = rates
         self._clients = Clients(settings, rates)
+        self._sessions = Sessions(settings, rates) if settings.serves_console else None
         self._body_policy = BodyPolicy(settings, memory, max_bytes_by_endpoint)
         self._proxies = TrustedProxies(settings)
         self._allowed_hosts = AllowedHosts(settings)
@@ -67,7 +69,7 @@ class BodyLimitMiddleware:
             await refuse(scope, receive, self._with_headers(scope, send), problem(refusal, 400))
             return
         try:
-            scope[CALLER] = self._authenticate(scope, headers.get(b"authorization"))
+            scope[CALLER] = self._authenticate(scope, headers)
         except RateLimited as error:
             await refuse(scope, receive, self._with_headers(scope, send), error_response_of(error))
             return
@@ -81,19 +83,21 @@ class BodyLimitMiddleware:
         finally:
             body.release()
 
-    def _authenticate(self, scope: Scope, authorization: bytes | None) -> Client | None:
-        """Count a request and return its client; None if it has no valid key.
+    def _authenticate(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Client | None:
+        """Count a request and return its client; None if it has neither a valid key nor a session.
 
         Raises:
             RateLimited: the client, or its address, exceeded a limit.
         """
         address = client_network(scope)
-        client = self._clients.find(authorization, address)
+        client = self._clients.find(headers.get(b"authorization"), address)
+        if client is not None and not self._clients.anonymous:
+            self._rate_limits.check_login(client.name, address)
+        elif self._sessions is not None:
+            client = self._sessions.find(scope, headers) or client
         if client is None:
             self._rate_limits.count_anonymous_request(address)
             return None
-        if not self._clients.anonymous:
-            self._rate_limits.check_login(client.name, address)
         self._rate_limits.count_request(client.rate_key)
         usage.requests.add(client)
         return client

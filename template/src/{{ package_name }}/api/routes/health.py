@@ -152,19 +152,32 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
 
     The reason is included for clients with the role `read`.
     """
+    found = await readiness(service) if details else await _ready_or_not(service)
+    code = 200 if found.status == "ready" else 503
+    return JSONResponse(found.model_dump(mode="json"), status_code=code)
+
+
+async def readiness(service: Service) -> Readiness:
+    """Return whether the process is ready for work, with the state of its dependencies."""
     database = await _database(service)
+    up = database == "ok"
+    return Readiness(
+        status=_status(service, database),
+        database=database,
+        retention=await _retention(service) if up else None,
+        pollers=await _pollers(service) if up else {},
+        journal=await _journal(service) if up else None,
+        **service.status(),
+    )
+
+
+async def _ready_or_not(service: Service) -> ReadinessStatus:
+    return ReadinessStatus(status=_status(service, await _database(service)))
+
+
+def _status(service: Service, database: str) -> Literal["ready", "not ready"]:
     # The model does not count: events are accepted while it is unavailable.
-    well = database == "ok" and _all_run(service)
-    status = "ready" if well else "not ready"
-    answer = ReadinessStatus(status=status)
-    if details:
-        up = database == "ok"
-        retention = await _retention(service) if up else None
-        pollers = await _pollers(service) if up else {}
-        journal = await _journal(service) if up else None
-        shared = {"database": database, "retention": retention, "pollers": pollers}
-        answer = Readiness(status=status, **shared, journal=journal, **service.status())
-    return JSONResponse(answer.model_dump(mode="json"), status_code=200 if well else 503)
+    return "ready" if database == "ok" and _all_run(service) else "not ready"
 
 
 def _all_run(service: Service) -> bool:

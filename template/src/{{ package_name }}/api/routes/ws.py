@@ -43,6 +43,7 @@ from ..hub import ClientTooSlow, Hub, TooManyClients
 from ..memory_limiter import MemoryLimiter
 from ..rate_limits import RateLimited
 from ..request_body import MEMORY_FULL
+from ..sessions import session_key
 from ..ws_messages import parse, size_of
 
 TRY_AGAIN_LATER = 1013  # a close code of the registry of RFC 6455
@@ -79,7 +80,7 @@ def _sender(websocket: WebSocket, client_id: str, settings: Settings) -> Sender:
         HTTPException: it may not.
     """
     sender = client_of(websocket)
-    key = key_of(settings, websocket.headers.get("authorization"))
+    key = session_key(websocket.scope) or key_of(settings, websocket.headers.get("authorization"))
     if sender is None or not may_use_client(key or "", client_id):
         raise HTTPException(HTTP_FORBIDDEN, "Authorization: send a valid key as `Bearer <key>`")
     sender.require("publish", "read")

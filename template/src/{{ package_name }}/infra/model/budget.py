@@ -1,10 +1,12 @@
 """The hourly budget of models, counted in the database for all processes and across restarts."""
 
 from decimal import Decimal
+from typing import NamedTuple
 
 import logfire
 from pydantic_ai.messages import ModelResponse
 
+from ...core.units import Seconds
 from ..database import Fetch
 from .breaker import Unavailable
 
@@ -24,6 +26,18 @@ VALUES (date_trunc('hour', now()), 1, $1, $2)
 """
 
 
+class Spent(NamedTuple):
+    """What the models have used in this hour, of all processes together."""
+
+    tokens: int
+    token_limit: int | None
+    cost: float
+    """In US dollars; 0 without a limit on them."""
+    cost_limit: float | None
+    seconds_left: Seconds
+    """Seconds until the next hour."""
+
+
 class Budget:
     """The most tokens and US dollars of each hour; None means no limit.
 
@@ -39,6 +53,14 @@ class Budget:
     def limited(self) -> bool:
         """Whether there is a limit."""
         return self._tokens is not None or self._dollars is not None
+
+    async def spent(self) -> "Spent | None":
+        """Return what this hour has spent, with the limits; None without a limit."""
+        if not self.limited:
+            return None
+        row = (await self._fetch(SPENT))[0]
+        cost, left = float(row["cost"]), row["seconds_left"]
+        return Spent(row["tokens"], self._tokens, cost, self._dollars, left)
 
     async def check(self) -> None:
         """Check that this hour's budget is not exhausted.

@@ -76,7 +76,8 @@ class GuardedModel(WrapperModel):
         self._service = settings
         self._fetch = fetch
         self._named_by = named_by
-        self._budget = Budget(fetch, settings.model_tokens_per_hour, settings.model_cost_per_hour)
+        self.budget = Budget(fetch, settings.model_tokens_per_hour, settings.model_cost_per_hour)
+        """The hourly budget of all models."""
         self._others: dict[str, GuardedModel] = {}
         self._unusable: dict[str, str] = {}
 
@@ -212,7 +213,7 @@ class GuardedModel(WrapperModel):
 
     async def _record_usage(self, response: ModelResponse) -> None:
         count_model(response)
-        await self._budget.spend(response)
+        await self.budget.spend(response)
 
     def _without_client_retries(
         self, given: ModelSettings | None
@@ -235,7 +236,7 @@ class GuardedModel(WrapperModel):
         """Admit the call in the block, and record its result with the breaker."""
         self.breaker.admit()
         try:
-            await self._budget.check()
+            await self.budget.check()
             yield
         except Unavailable as spent:
             self._log_opening("budget", str(spent))

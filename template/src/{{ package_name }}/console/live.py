@@ -1,0 +1,81 @@
+"""New events for open pages, as at most one message a second with their number and the newest of them.
+
+A page shows no more in a second, so what it does not show is counted, and neither encoded nor rendered.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, HTTPException, Request
+from sse_starlette import ServerSentEvent
+
+from ..api.clients import Client
+from ..api.deps import HubDep, SettingsDep
+from ..api.errors import RETRY_AFTER, refuse_nul
+from ..api.hub import Hub
+from ..api.routes.stream import EventStream
+from ..api.sessions import is_other_origin
+from ..core.units import Seconds
+from ..infra.store import Stored
+from ..infra.store.log import EventFilter
+from .access import OTHER_ORIGIN, Viewer, session_of
+from .render import fragment
+
+INTERVAL: Seconds = 1.0  # between two messages to a page
+MAX_WAIT: Seconds = 3_600.0  # for an event, before the session's end is checked
+
+router = APIRouter()
+
+
+@router.get("/live", response_class=EventStream)
+async def live(
+    request: Request, client: Viewer, hub: HubDep, settings: SettingsDep, scope: str | None = None
+) -> EventStream:
+    """Stream a message `changed` when events were accepted: with `scope`, their number, else the newest as rows.
+
+    Raises:
+        HTTPException: a page of another site asks, or the process serves the maximum number of clients.
+    """
+    refuse_nul(scope)
+    if is_other_origin(dict(reversed(request.headers.raw))):
+        raise HTTPException(403, OTHER_ORIGIN)
+    if hub.full:
+        raise HTTPException(
+            503, "API_MAX_CONNECTIONS is reached; try again later.", {"Retry-After": RETRY_AFTER}
+        )
+    event_filter = EventFilter(None, scope, client.within)
+    changes = _changes(request, client, hub, event_filter)
+    return EventStream(changes, send_timeout=settings.api_client_patience)
+
+
+async def _changes(
+    request: Request, client: Client, hub: Hub, event_filter: EventFilter
+) -> AsyncIterator[ServerSentEvent]:
+    """Yield a message for each interval with new events, until the session ends."""
+    async with hub.sample(event_filter) as sample:
+        yield ServerSentEvent(comment="live")
+        while (left := _time_left(request)) > 0:
+            try:
+                async with asyncio.timeout(min(left, MAX_WAIT)):
+                    count, newest = await sample.take()
+            except TimeoutError:
+                continue
+            data = _data(request, client, event_filter, count, newest)
+            yield ServerSentEvent(data, event="changed")
+            await asyncio.sleep(INTERVAL)
+
+
+def _data(
+    request: Request, client: Client, event_filter: EventFilter, count: int, newest: list[Stored]
+) -> str:
+    if event_filter.scope is not None:
+        return str(count)
+    more = count - len(newest)
+    rows = fragment(request, client, "feed.html", events=newest, more=more)
+    return " ".join(rows.split("\n"))  # a message ends at a line break
+
+
+def _time_left(request: Request) -> Seconds:
+    session = session_of(request)
+    return session.ends_at - time.time() if session else MAX_WAIT

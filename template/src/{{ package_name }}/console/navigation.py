@@ -1,0 +1,55 @@
+"""The screens of the console in their order; pages of yours follow them."""
+
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
+
+from ..api.sessions import CONSOLE_PATH
+from .pages import PAGES
+
+MAX_PATH_LENGTH = 2_000  # characters of a path to return to
+
+
+class Link(NamedTuple):
+    """An entry of the navigation."""
+
+    path: str
+    title: str
+
+
+SCREENS = (
+    Link(CONSOLE_PATH, "Now"),
+    Link(f"{CONSOLE_PATH}/scopes", "Scopes"),
+    Link(f"{CONSOLE_PATH}/dead-letters", "Dead letters"),
+    Link(f"{CONSOLE_PATH}/events", "Events"),
+    Link(f"{CONSOLE_PATH}/timers", "Timers and workers"),
+)
+
+PARENTS = {
+    f"{CONSOLE_PATH}/scope": f"{CONSOLE_PATH}/scopes",
+    f"{CONSOLE_PATH}/decision": f"{CONSOLE_PATH}/scopes",
+    f"{CONSOLE_PATH}/event": f"{CONSOLE_PATH}/events",
+}
+"""Pages that are not in the navigation, with the entry that is marked as theirs."""
+
+
+def links() -> list[Link]:
+    """Return the entries of the navigation."""
+    return [
+        *SCREENS,
+        *(Link(f"{CONSOLE_PATH}/{path}", title) for path, (title, _) in PAGES.items()),
+    ]
+
+
+def url(path: str, **query: object) -> str:
+    """Return an address with its query; parameters that are None or empty are omitted."""
+    given = {name: value for name, value in query.items() if value not in (None, "")}
+    text = urlencode(given, doseq=True, quote_via=quote)
+    return f"{path}?{text}" if text else path
+
+
+def local_path(path: str) -> str:
+    """Return the path if it leads to a page of the console; else the console's first page."""
+    rest = path.removeprefix(CONSOLE_PATH)
+    leads_in = path.startswith(CONSOLE_PATH) and rest[:1] in ("", "/", "?")
+    fits = len(path) <= MAX_PATH_LENGTH and path.isprintable() and "\\" not in path
+    return path if leads_in and fits else CONSOLE_PATH

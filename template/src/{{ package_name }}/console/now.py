@@ -1,0 +1,123 @@
+"""The first screen: whether the service is well, what waits, and what needs a person."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from ..api.clients import Client
+from ..api.deps import ServiceDep
+from ..api.routes.health import Readiness, readiness
+from ..api.sessions import CONSOLE_PATH
+from ..core.units import Seconds
+from ..infra.database import DATABASE_UNAVAILABLE
+from ..infra.model.budget import Spent
+from ..infra.store import Stored
+from ..infra.store.log import EventFilter
+from ..infra.store.stats import QueueStats
+from ..runtime import Service
+from .access import Viewer
+from .navigation import url
+from .render import page
+from .text import duration
+
+FEED = 20  # events on the page before new ones arrive
+LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
+READ_TIMEOUT: Seconds = 5.0
+
+router = APIRouter()
+
+
+class Attention(NamedTuple):
+    """Something that a person should look at."""
+
+    level: Literal["bad", "warn"]
+    sentence: str
+    href: str | None = None
+
+
+class Queue(NamedTuple):
+    """What is stored; empty while the database is unavailable."""
+
+    subscribers: list[QueueStats]
+    events: list[Stored]
+    spent: Spent | None = None
+
+
+@router.get("")
+async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTMLResponse:
+    """Show the state of the service, what needs a person, and the newest events."""
+    found = await readiness(service)
+    queue = await _queue(service, client) if found.database == "ok" else Queue([], [])
+    attention = sorted(_attention(found, queue), key=lambda each: each.level)
+    return page(
+        request,
+        client,
+        "now.html",
+        attention=attention,
+        events=queue.events,
+        journal_bytes=found.journal.bytes if found.journal else None,
+        long_wait=LONG_WAIT,
+        spent=queue.spent,
+        state=found,
+        subscribers=queue.subscribers,
+    )
+
+
+async def _queue(service: Service, client: Client) -> Queue:
+    """Read the counts and the newest events; a client with scopes of its own sees no counts of others."""
+    seen = EventFilter(None, None, client.within)
+    try:
+        async with asyncio.timeout(READ_TIMEOUT):
+            subscribers = [] if client.scopes else await service.store.stats()
+            events = await service.store.log.scan_page(seen, None, FEED)
+            return Queue(subscribers, events.events, await service.model.budget.spent())
+    except (*DATABASE_UNAVAILABLE, TimeoutError):
+        return Queue([], [])  # `/ready`, and with it this page, has the reason soon
+
+
+def _attention(state: Readiness, queue: Queue) -> Iterator[Attention]:
+    """Return what needs a person: first what does not work, then what waits for a decision."""
+    if state.database != "ok":
+        yield Attention("bad", f"The database is {state.database}")
+    for name, task in state.tasks.items():
+        if task.state != "running":
+            yield Attention("bad", f"The task {name} is {task.state}: {task.error or 'no error'}")
+    for model in state.models.values():
+        if model.breaker != "closed":
+            yield _model_attention(model.name, model.cause, model.retry_in, model.error)
+    for name, poller in state.pollers.items():
+        if poller.state != "ok":
+            error = f"The poller {name} failed {poller.failures} times: {poller.error}"
+            yield Attention("warn", error, url(f"{CONSOLE_PATH}/timers"))
+    if state.retention and state.retention.error:
+        yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
+    for warning in state.warnings:
+        yield Attention("warn", warning)
+    for each in queue.subscribers:
+        yield from _queue_attention(each)
+
+
+def _model_attention(
+    name: str, cause: str | None, retry_in: Seconds, error: str | None
+) -> Attention:
+    reason = {
+        "budget": "has spent the budget of this hour",
+        "misconfigured": "is not configured correctly",
+        "outage": "does not answer",
+    }.get(cause or "", "is not used for now")
+    again = f" Events wait; it is tried again in {duration(retry_in)}."
+    sentence = f"The model {name} {reason}: {error or 'no error is known'}."
+    return Attention("warn" if cause == "budget" else "bad", sentence + again)
+
+
+def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
+    if stats.dead:
+        dead = f"{stats.dead:,} dead letter{'s' if stats.dead != 1 else ''} of {stats.subscriber}"
+        path = url(f"{CONSOLE_PATH}/dead-letters", subscriber=stats.subscriber)
+        yield Attention("warn", f"{dead}: retry or purge what failed for good.", path)
+    if (stats.oldest_seconds or 0) > LONG_WAIT:
+        waits = duration(stats.oldest_seconds)
+        yield Attention("warn", f"The oldest event for {stats.subscriber} has waited {waits}.")

@@ -1,0 +1,128 @@
+// What pages gain by a script: they follow new events, refresh, and count times on. Each works without it.
+"use strict";
+
+(() => {
+  const REFRESH = 5000; // ms between refreshes of a page in view
+  const COUNT = 1000; // ms between updates of relative times
+  const RETRY = 3000; // ms until a connection that was refused is tried again
+
+  // An EventSource that is closed while the page is hidden, so that hidden pages cost the service nothing.
+  class PausableSource extends EventTarget {
+    constructor(address) {
+      super();
+      this.address = address;
+      this.names = new Set();
+      this.closed = false;
+      this.toggle = () => (document.hidden ? this.pause() : this.open());
+      document.addEventListener("visibilitychange", this.toggle);
+      this.toggle();
+    }
+
+    get readyState() {
+      return this.source ? this.source.readyState : EventSource.CONNECTING;
+    }
+
+    addEventListener(name, listener) {
+      super.addEventListener(name, listener);
+      if (!this.names.has(name)) {
+        this.names.add(name);
+        if (this.source) this.relay(name);
+      }
+    }
+
+    relay(name) {
+      this.source.addEventListener(name, (event) =>
+        this.dispatchEvent(new MessageEvent(name, { data: event.data, lastEventId: event.lastEventId })));
+    }
+
+    open() {
+      if (this.closed || this.source) return;
+      this.source = new EventSource(this.address);
+      this.source.onopen = (event) => {
+        show("live");
+        if (this.onopen) this.onopen(event);
+      };
+      this.source.onerror = () => {
+        show("reconnecting");
+        if (this.source && this.source.readyState === EventSource.CLOSED) {
+          this.pause("reconnecting");
+          window.setTimeout(() => document.hidden || this.open(), RETRY);
+        }
+      };
+      for (const name of this.names) this.relay(name);
+    }
+
+    pause(state = "paused") {
+      if (this.source) this.source.close();
+      this.source = null;
+      show(state);
+    }
+
+    close() {
+      this.closed = true;
+      document.removeEventListener("visibilitychange", this.toggle);
+      this.pause();
+    }
+  }
+
+  function show(state) {
+    for (const element of document.querySelectorAll("[data-live]")) {
+      element.hidden = false;
+      element.dataset.state = state;
+      element.textContent = state;
+    }
+  }
+
+  // The units of `duration` in text.py.
+  function duration(seconds) {
+    for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+      if (seconds >= size) return `${Math.round(seconds / size)} ${unit}`;
+    }
+    return `${Math.round(seconds)} s`;
+  }
+
+  function ago(at) {
+    const seconds = (Date.now() - at) / 1000;
+    if (Math.abs(seconds) < 1) return "now";
+    return seconds > 0 ? `${duration(seconds)} ago` : `in ${duration(-seconds)}`;
+  }
+
+  function countTimes() {
+    if (document.hidden) return;
+    for (const element of document.querySelectorAll("time[data-relative]")) {
+      const text = ago(Date.parse(element.dateTime));
+      if (element.textContent !== text) element.textContent = text;
+    }
+  }
+
+  function refresh() {
+    if (!document.hidden) htmx.trigger(document.body, "refresh");
+  }
+
+  // A list that grows at its top keeps its newest rows only.
+  function trim(list) {
+    const most = Number(list.dataset.keep);
+    while (most && list.children.length > most) list.lastElementChild.remove();
+  }
+
+  htmx.createEventSource = (address) => new PausableSource(address);
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const list = event.target.closest && event.target.closest("[data-keep]");
+    if (list) trim(list);
+  });
+  // A refresh must not take the focus or the selection away from somebody.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    const { elt, requestConfig } = event.detail;
+    const cause = requestConfig.triggeringEvent ? requestConfig.triggeringEvent.type : "";
+    if (cause !== "refresh" && !cause.startsWith("sse:")) return;
+    const chosen = document.getSelection();
+    const selected = !chosen.isCollapsed && elt.contains(chosen.anchorNode);
+    if (selected || elt.contains(document.activeElement)) event.preventDefault();
+  });
+  document.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status === 401) window.location.reload();
+  });
+  document.addEventListener("visibilitychange", refresh);
+  window.setInterval(refresh, REFRESH);
+  window.setInterval(countTimes, COUNT);
+})();

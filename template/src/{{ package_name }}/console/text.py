@@ -1,0 +1,149 @@
+"""Shows text of others on a page: invisible characters become visible, and long values short."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from pydantic_core import to_json
+
+from ..core.events import ActionEvent, BaseEvent
+from ..core.units import Seconds
+from ..infra.store import ErasedEvent, Stored, UnreadableEvent
+from ..infra.text import UNSEEN, shorten
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+HARMLESS = frozenset("\n\t")
+MAX_SUMMARY = 160  # characters of an event in a list
+MAX_JSON_BYTES = 20_000  # of one value on a page; the page of an event shows more
+COMMON_FIELDS = frozenset(BaseEvent.model_fields) | {"type"}
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+class Pretty(NamedTuple):
+    """A JSON value for a page."""
+
+    text: str
+    size: int
+    """The bytes of the whole value."""
+    cut: bool
+    """Whether the text is only its beginning."""
+
+
+def plain(text: str) -> str:
+    """Return the text with a name such as ⟨U+202E⟩ for each invisible character, for attributes too."""
+    return text if text.isprintable() else UNSEEN.sub(_name, text)
+
+
+def visible(text: object) -> "Markup":
+    """Return the text as HTML, with a marked name for each invisible character."""
+    from markupsafe import Markup, escape
+
+    markup = str(escape(str(text)))
+    return Markup(markup if markup.isprintable() else UNSEEN.sub(_marked_name, markup))  # noqa: S704 - it is escaped
+
+
+def _name(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character in HARMLESS else f"⟨U+{ord(character):04X}⟩"
+
+
+def _marked_name(found: re.Match[str]) -> str:
+    name = _name(found)
+    return name if name in HARMLESS else f'<span class="ctl">{name}</span>'
+
+
+def pretty(value: object, limit: int = MAX_JSON_BYTES) -> Pretty:
+    """Return a value as indented JSON, cut to `limit` bytes."""
+    encoded = to_json(value, indent=2, inf_nan_mode="constants", serialize_unknown=True)
+    text = encoded[:limit].decode(errors="ignore")
+    return Pretty(text, len(encoded), len(encoded) > limit)
+
+
+def summary(event: Stored) -> str:
+    """Return one line about an event: the fields of its own, shortened."""
+    if isinstance(event, UnreadableEvent):
+        return f"cannot be read: {shorten(event.unreadable, MAX_SUMMARY)}"
+    if isinstance(event, ErasedEvent):
+        return "erased"
+    if isinstance(event, ActionEvent):
+        return brief(event.output)
+    own = (name for name in type(event).model_fields if name not in COMMON_FIELDS)
+    return _joined(_pairs((name, getattr(event, name)) for name in own), MAX_SUMMARY, " · ")
+
+
+def brief(value: object, limit: int = MAX_SUMMARY) -> str:
+    """Return one line of at most about `limit` characters about a value, reading no more of it than that."""
+    match value:
+        case str():
+            text = value
+        case dict():
+            pairs = _pairs(cast("Mapping[object, object]", value).items())
+            text = f"{{{_joined(pairs, limit)}}}"
+        case list() | tuple():
+            parts = (brief(each) for each in cast("list[object]", value))
+            text = f"[{_joined(parts, limit)}]"
+        case int() | float() | bool() | None:
+            text = json.dumps(value)
+        case _:
+            text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _pairs(items: Iterable[tuple[object, object]]) -> Iterator[str]:
+    """Return names with their values, without those that are empty."""
+    for name, value in items:
+        if value not in (None, "", [], {}):
+            yield f"{str(name)[:MAX_SUMMARY]}: {brief(value)}"
+
+
+def _joined(parts: Iterable[str], limit: int, between: str = ", ") -> str:
+    joined = ""
+    for part in parts:
+        joined = f"{joined}{between}{part}" if joined else part
+        if len(joined) > limit:
+            break
+    return joined
+
+
+def duration(seconds: Seconds | None) -> str:
+    """Return a duration in its largest unit: `45 s`, `3 min`, `2 h`, `5 d`."""
+    if seconds is None:
+        return "–"  # noqa: RUF001 - a dash for an absent value
+    for size, unit in UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """Return the time between two moments: `3 min ago`, `in 5 s`."""
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{duration(seconds)} ago" if seconds > 0 else f"in {duration(-seconds)}"
+
+
+def utc(at: datetime) -> str:
+    """Return a time in UTC to the second: `2026-11-27 22:43:45`."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(at: datetime) -> str:
+    """Return a time for the `datetime` of an element."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes: `812 B`, `14 kB`, `3.2 MB`."""
+    if count < 1_000:
+        return f"{count} B"
+    return f"{count / 1_000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+
+
+def number(count: int) -> str:
+    """Return a number with separators: `12,345`."""
+    return f"{count:,}"
