@@ -10,6 +10,8 @@ from ..config import Settings
 from . import (
     dead_letter_actions,
     dead_letters,
+    decision,
+    decision_list,
     erasing,
     events,
     live,
@@ -17,6 +19,7 @@ from . import (
     now,
     operating,
     publishing,
+    scopes,
     static_files,
     timers,
 )
@@ -28,6 +31,9 @@ from .render import Console
 SCREENS: tuple[APIRouter, ...] = (
     now.router,
     live.router,
+    scopes.router,
+    decision.router,
+    decision_list.router,
     dead_letters.router,
     dead_letter_actions.router,
     events.router,
