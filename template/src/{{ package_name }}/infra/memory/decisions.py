@@ -54,7 +54,7 @@ class Decisions:
         weight = total_weight(newest_events(context.events, tokens))
         journaled = end_attempt(known)
         await self._begin(context, outcome.trigger)
-        action = self._action(known, outcome, decided_at)
+        action = self._action(known, tokens, outcome, decided_at)
         seen = {event.seq for event in context.events}
         held = [token for token in known.held.values() if token.seq in seen]
         if len(held) < len(
@@ -120,7 +120,13 @@ class Decisions:
         await self._commits.wait(context.scope)
         await self._locks.confirm(context.scope)
 
-    def _action(self, known: CacheEntry, outcome: Act, decided_at: datetime) -> ActionEvent:
+    def _action(
+        self,
+        known: CacheEntry,
+        tokens: tuple[Token, ...],
+        outcome: Act,
+        decided_at: datetime,
+    ) -> ActionEvent:
         events, subscriber = known.context.events, self._store.subscriber
         return ActionEvent(
             id=known.next_action_id(subscriber),
@@ -131,6 +137,7 @@ class Decisions:
             covers=[event.id for event in events],
             notify=[storable(scope) for scope in outcome.notify],
             decided_at=decided_at,
+            attempts=max((token.attempt for token in tokens), default=None),
             meta=max((event.caused() for event in events), key=lambda meta: meta.depth),
         )
 

@@ -36,7 +36,7 @@ from pydantic_core import PydanticSerializationError
 from ..store.decision_journal import DecisionJournal, current_journal
 from .boundary import Boundary, Execute
 from .drafting import DraftingModel
-from .unit_keys import call_digest, plain_id, request_key
+from .unit_keys import RequestKey, call_as_json, call_digest, plain_id, request_key
 
 NOT_JSON = (PydanticSerializationError, TypeError, ValueError, RecursionError)
 
@@ -60,7 +60,7 @@ class JournaledModel(WrapperModel):
     ) -> ModelResponse:
         """Return the recorded response, or make one request and record it."""
         key = request_key(self.model_id, messages, model_settings, model_request_parameters)
-        if (entry := self._journal.take(key)) is not None:
+        if (entry := self._journal.take(key.digest)) is not None:
             return self._replay(messages, model_request_parameters, entry)
         response = await super().request(messages, model_settings, model_request_parameters)
         return await self._record(key, response)
@@ -75,7 +75,7 @@ class JournaledModel(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         """Stream the recorded response, or a new one, which is recorded once it is complete."""
         key = request_key(self.model_id, messages, model_settings, model_request_parameters)
-        if (entry := self._journal.take(key)) is not None:
+        if (entry := self._journal.take(key.digest)) is not None:
             response = self._replay(messages, model_request_parameters, entry)
             yield CompletedStreamedResponse(
                 response, model_request_parameters=model_request_parameters, replay_events=True
@@ -97,13 +97,14 @@ class JournaledModel(WrapperModel):
             self.wrapped.show(messages, parameters, response)
         return response
 
-    async def _record(self, key: str, response: ModelResponse) -> ModelResponse:
+    async def _record(self, key: RequestKey, response: ModelResponse) -> ModelResponse:
         """Record a response, and return it as a retry reads it."""
         record_durable_unit(executed=True)
         # Cleaned first: JSON would join two halves of a character that arrived apart.
         cleaned = self._boundary.cleaned(response)
         entry = json.dumps(JSON_CODEC.dump(ModelResponse, cleaned)).encode()
-        await self._journal.record(key, entry, f"A response of {self.model_name}")
+        name = f"A response of {self.model_name}"
+        await self._journal.record(key.digest, entry, name, key.asked)
         return _read_response(entry)
 
 
@@ -142,7 +143,7 @@ class JournaledTools(AbstractCapability[Any]):
                 error=repr(error),
             )
             return result
-        await self._journal.record(digest, entry, name)
+        await self._journal.record(digest, entry, name, call_as_json(call))
         return _read_result(entry)
 
 

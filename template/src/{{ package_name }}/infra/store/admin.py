@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Literal
 import logfire
 
 from ..telemetry import counters
-from . import erase, operators, prune, retention, stats, subscriptions
+from . import erase, operators, pausing, prune, retention, stats, subscriptions
 from .connections import claim_connection_prefix
+from .dead_letter_groups import read_groups
 from .dead_letters import (
-    DeadLetterFilter,
+    DeadLetterSearch,
     count_dead_letters,
     purge_dead_letters,
     read_dead_letters,
     retry_dead_letters,
 )
 from .insert import insert_events
+from .ticks import extra_tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from ...core.units import Seconds
     from .codec import Limits
     from .connections import StoreConnections
+    from .dead_letter_groups import DeadLetterGroup
     from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage
     from .erase import Erasable, Selection
+    from .pausing import Pause, PauseAction
     from .retention import LastRun
     from .stats import DeliveryStatus, QueueStats
 
@@ -80,18 +84,13 @@ class Administration:
         within: Sequence[str] | None = None,
     ) -> DeadLetterPage:
         """Return the newest dead letters before a cursor, in at most `API_MAX_PAGE_BYTES`."""
-        which = self._dead(None, subscriber, within)
-        max_bytes = self._connections.settings.api_max_page_bytes
-        fetch = self._connections.readers.list
-        return await read_dead_letters(fetch, which, limit, max_bytes, before)
+        return await self.dead_letters(self._dead(None, subscriber, within), before, limit)
 
     async def dlq_show(
         self, event_id: str, subscriber: str | None, within: Sequence[str] | None
     ) -> DeadLetter | None:
         """Return the dead letter of one event; None if it has none."""
-        which = self._dead(event_id, subscriber, within)
-        max_bytes = self._connections.settings.api_max_page_bytes
-        found = await read_dead_letters(self._connections.readers.list, which, 1, max_bytes)
+        found = await self.dead_letters(self._dead(event_id, subscriber, within), limit=1)
         return found.letters[0] if found.letters else None
 
     async def dlq_count(self, event_id: str | None = None, *, subscriber: str | None = None) -> int:
@@ -108,12 +107,34 @@ class Administration:
         by: str | None,
     ) -> int:
         """Retry or purge one dead letter, or all, and record the operator; return their number."""
-        which = self._dead(event_id, subscriber, within)
+        return await self.change_matching(action, self._dead(event_id, subscriber, within), by)
+
+    async def dead_letters(
+        self, search: DeadLetterSearch, before: DeadLetterCursor | None = None, limit: int = 100
+    ) -> DeadLetterPage:
+        """Return the newest matching dead letters before a cursor, in at most `API_MAX_PAGE_BYTES`."""
+        fetch, settings = self._connections.readers.list, self._connections.settings
+        return await read_dead_letters(fetch, search, limit, settings.api_max_page_bytes, before)
+
+    async def dead_letter_groups(
+        self, search: DeadLetterSearch, limit: int = 50
+    ) -> list[DeadLetterGroup]:
+        """Return the largest groups of matching dead letters by error; see `dead_letter_groups`."""
+        return await read_groups(self._connections.readers.list, search, limit)
+
+    async def count_dead_letters(self, search: DeadLetterSearch) -> int:
+        """Return the number of matching dead letters."""
+        return await count_dead_letters(self._connections.readers.list, search)
+
+    async def change_matching(
+        self, action: Literal["retry", "purge"], search: DeadLetterSearch, by: str | None
+    ) -> int:
+        """Retry or purge all matching dead letters, and record the operator; return their number."""
         change = retry_dead_letters if action == "retry" else purge_dead_letters
         async with self._connections.transaction() as fetch:
-            done = await change(fetch, which)
+            done = await change(fetch, search)
             if done and by is not None:
-                record = operators.dead_letter_record(action, by, which, done)
+                record = operators.dead_letter_record(action, by, search, done)
                 await insert_events(fetch, [record], self._limits)
         counters.published.add(int(bool(done) and by is not None))
         self._connections.notifier.notify()
@@ -121,8 +142,55 @@ class Administration:
 
     def _dead(
         self, event_id: str | None, subscriber: str | None, within: Sequence[str] | None
-    ) -> DeadLetterFilter:
-        return DeadLetterFilter(subscriber or self._subscriber, event_id, within)
+    ) -> DeadLetterSearch:
+        return DeadLetterSearch(subscriber or self._subscriber, event_id, within=within)
+
+    async def pause(self, subscriber: str, by: str) -> bool:
+        """Let no worker claim for a subscriber, and return False if it is paused already.
+
+        What is in flight ends as usual.
+
+        Raises:
+            UnknownSubscriber: it does not exist.
+        """
+        return await self._change_pause("pause", subscriber, by)
+
+    async def resume(self, subscriber: str, by: str) -> bool:
+        """Let the workers of a subscriber claim again, at once, and return False if it is not paused.
+
+        Raises:
+            UnknownSubscriber: it does not exist.
+        """
+        return await self._change_pause("resume", subscriber, by)
+
+    async def _change_pause(self, action: PauseAction, subscriber: str, by: str) -> bool:
+        async with self._connections.transaction() as fetch:
+            if not await pausing.change(fetch, action, subscriber, by):
+                return False
+            record = operators.pausing_record(action, by, subscriber)
+            await insert_events(fetch, [record], self._limits)
+        counters.published.add(1)
+        self._connections.notifier.notify()
+        return True
+
+    async def pauses(self) -> list[Pause]:
+        """Return the subscribers that are paused."""
+        return await pausing.read_pauses(self._connections.readers.find)
+
+    async def tick(self, timer_name: str, by: str) -> Event:
+        """Publish a tick of a timer now, beside its schedule, and return it.
+
+        Raises:
+            UnknownTimer: TIMERS has none of this name.
+        """
+        timers = self._connections.settings.timers
+        async with self._connections.transaction() as fetch:
+            tick = await extra_tick(fetch, timers, timer_name)
+            record = operators.ticking_record(by, timer_name, tick.id)
+            await insert_events(fetch, [tick, record], self._limits)
+        counters.published.add(2)
+        self._connections.notifier.notify()
+        return tick
 
     async def count_prunable(self, older_than: Seconds) -> int:
         """Return how many events `prune` would delete."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ...core.units import Scope, Seconds
 from ..database import Fetch, Row
 from .codec import EVENT_COLUMNS
+from .pausing import IS_PAUSED
 
 
 class Token(NamedTuple):
@@ -54,6 +55,7 @@ IS_CLAIMABLE = """($4::text[] IS NULL OR (SELECT e.type FROM events e WHERE e.se
        AND ($5::text[] IS NULL OR d.scope <> ALL ($5))
        AND d.scope NOT IN (SELECT scope FROM others)"""
 
+# - `capacity`: none for a subscriber that is paused.
 # - `others`: contested scopes of which another worker has a delivery in flight. Theirs are not claimed:
 #   they would have to be released again.
 # - `waited`: retried and deferred deliveries whose time has passed.
@@ -64,7 +66,9 @@ IS_CLAIMABLE = """($4::text[] IS NULL OR (SELECT e.type FROM events e WHERE e.se
 #   statistics are stale, as those of a queue always are. It counts the attempt, so a worker that dies has
 #   spent one.
 CLAIM = f"""
-WITH others AS (
+WITH capacity AS MATERIALIZED (
+    SELECT CASE WHEN {IS_PAUSED} THEN 0 ELSE $2 END AS free
+), others AS (
     SELECT d.scope
       FROM deliveries d
      WHERE d.subscriber = $1 AND d.scope = ANY ($6::text[])
@@ -76,7 +80,7 @@ WITH others AS (
      WHERE d.subscriber = $1 AND d.due_at > 'epoch' AND d.due_at <= now() AND {IS_PENDING}
        AND {IS_CLAIMABLE}
      ORDER BY d.due_at, d.seq
-     LIMIT $2
+     LIMIT (SELECT free FROM capacity)
        FOR UPDATE OF d SKIP LOCKED
 ), fresh AS (
     SELECT d.ctid, d.seq, d.scope
@@ -84,7 +88,7 @@ WITH others AS (
      WHERE d.subscriber = $1 AND d.due_at = 'epoch' AND {IS_PENDING}
        AND {IS_CLAIMABLE}
      ORDER BY d.seq
-     LIMIT $2 - (SELECT count(*) FROM waited)
+     LIMIT (SELECT free FROM capacity) - (SELECT count(*) FROM waited)
        FOR UPDATE OF d SKIP LOCKED
 ), skipped AS (
     SELECT d.scope, min(d.seq) AS seq

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DEDICATED = ("publish", "settle", "memory", "follow", "catch up")
 """The jobs that have a dedicated connection each."""
 
+CLAIM_PREFIX = "claims of "
+"""How the `application_name` of connections that claim begins."""
+
 # With stale statistics the planner would read whole tables.
 USE_INDEXES = """
 SET LOCAL enable_seqscan = off;
@@ -114,4 +117,4 @@ class StoreConnections:
 
 def claim_connection_prefix(subscriber: str) -> str:
     """Return the prefix of the `application_name` of connections that claim for a subscriber."""
-    return f"claims of {subscriber[:40]} "  # the server keeps 63 characters
+    return f"{CLAIM_PREFIX}{subscriber[:40]} "  # the server keeps 63 characters

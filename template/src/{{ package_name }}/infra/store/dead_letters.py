@@ -4,25 +4,31 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from ...core.units import Scope
 from ..database import Fetch, Row
 from .byte_budget import EVENT_SIZE, budgeted, read_within
 from .claim import NEW_FENCE
 from .cursor import MAX_BIGINT
 from .times import calendar_time, with_timezone
 
-MATCHES_FILTER = """d.subscriber = $1 AND d.dead_at IS NOT NULL
-   AND ($2::text IS NULL OR e.id = $2)
-   AND ($3::text[] IS NULL OR e.scope ^@ ANY ($3))"""
-"""The SQL condition of a `DeadLetterFilter`, whose fields are the first parameters of the statement."""
+MATCHES_SEARCH = """d.subscriber = $1 AND d.dead_at IS NOT NULL
+   AND ($2::text IS NULL OR d.seq = (SELECT f.seq FROM events f WHERE f.id = $2))
+   AND ($3::text[] IS NULL OR (SELECT f.type FROM events f WHERE f.seq = d.seq) = ANY ($3))
+   AND ($4::text IS NULL OR d.scope = $4)
+   AND ($5::text IS NULL OR strpos(lower(d.error), lower($5)) > 0)
+   AND ($6::timestamptz IS NULL OR d.dead_at >= $6)
+   AND ($7::timestamptz IS NULL OR d.dead_at < $7)
+   AND ($8::text[] IS NULL OR d.scope ^@ ANY ($8))"""
+"""The SQL condition of a `DeadLetterSearch`, whose fields are the first parameters of the statement."""
 
-# Reads the index of dead letters. $4 and $5 are the `DeadLetterCursor` of the page before.
+# Reads the index of dead letters. $9 and $10 are the `DeadLetterCursor` of the page before.
 LIST_DEAD_LETTERS = f"""
 SELECT d.seq, (extract(epoch FROM d.dead_at) * 1000000)::bigint AS died
-  FROM deliveries d JOIN events e ON e.seq = d.seq
- WHERE {MATCHES_FILTER}
-   AND (d.dead_at, d.seq) < ('epoch'::timestamptz + $4::bigint * interval '1 microsecond', $5::bigint)
+  FROM deliveries d
+ WHERE {MATCHES_SEARCH}
+   AND (d.dead_at, d.seq) < ('epoch'::timestamptz + $9::bigint * interval '1 microsecond', $10::bigint)
  ORDER BY d.dead_at DESC, d.seq DESC
- LIMIT $6
+ LIMIT $11
 """  # noqa: S608 - interpolates constant SQL only
 
 READ_DEAD_LETTERS = budgeted(
@@ -39,23 +45,22 @@ RETRY = f"""
 UPDATE deliveries d
    SET dead_at = NULL, lease = NULL, attempts = 0, due_at = 'epoch',
        fence = {NEW_FENCE}
-  FROM events e
- WHERE e.seq = d.seq AND {MATCHES_FILTER}
-RETURNING e.id
+ WHERE {MATCHES_SEARCH}
+RETURNING (SELECT e.id FROM events e WHERE e.seq = d.seq) AS id
 """  # noqa: S608 - interpolates constant SQL only
 
 COUNT_DEAD = f"""
 SELECT count(*) AS count
-  FROM deliveries d JOIN events e ON e.seq = d.seq
- WHERE {MATCHES_FILTER}
+  FROM deliveries d
+ WHERE {MATCHES_SEARCH}
 """  # noqa: S608 - interpolates constant SQL only
 
 # The unfinished decision of a purged event goes, too, with its results: nobody can retry it.
 PURGE = f"""
 WITH purged AS (
-    DELETE FROM deliveries d USING events e
-     WHERE e.seq = d.seq AND {MATCHES_FILTER}
-    RETURNING e.id, e.scope, d.seq
+    DELETE FROM deliveries d
+     WHERE {MATCHES_SEARCH}
+    RETURNING (SELECT e.id FROM events e WHERE e.seq = d.seq) AS id, d.scope, d.seq
 ), unpinned AS (
     DELETE FROM decisions p USING purged
      WHERE p.subscriber = $1 AND p.scope = purged.scope AND purged.seq = ANY (p.seqs)
@@ -69,12 +74,21 @@ SELECT id FROM purged
 MAX_DIED_AT = 4_000_000_000_000_000  # microseconds since 1970: about the year 2096
 
 
-class DeadLetterFilter(NamedTuple):
-    """Selects dead letters of one subscriber."""
+class DeadLetterSearch(NamedTuple):
+    """Selects dead letters of one subscriber; all conditions that are given must hold."""
 
     subscriber: str
     event_id: str | None = None
     """The id of their event; None for all events."""
+    types: Sequence[str] | None = None
+    """The types of their events; None for all types."""
+    scope: Scope | None = None
+    error: str | None = None
+    """A part of their last error, in any case."""
+    since: datetime | None = None
+    """When they were dead-lettered, at the earliest."""
+    until: datetime | None = None
+    """They were dead-lettered before this time."""
     within: Sequence[str] | None = None
     """The prefixes of their scopes, of which one must match; None for all scopes."""
 
@@ -138,7 +152,7 @@ class DeadLetterPage(NamedTuple):
 
 async def read_dead_letters(
     fetch: Fetch,
-    which: DeadLetterFilter,
+    which: DeadLetterSearch,
     limit: int,
     max_bytes: int,
     before: DeadLetterCursor | None = None,
@@ -155,17 +169,17 @@ async def read_dead_letters(
     return DeadLetterPage(letters, None, None)
 
 
-async def retry_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+async def retry_dead_letters(fetch: Fetch, which: DeadLetterSearch) -> Sequence[Row]:
     """Make dead letters due now with no attempts spent; return the ids of their events."""
     return await fetch(RETRY, *which)
 
 
-async def purge_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> Sequence[Row]:
+async def purge_dead_letters(fetch: Fetch, which: DeadLetterSearch) -> Sequence[Row]:
     """Delete dead letters; return the ids of their events, which stay in the log."""
     return await fetch(PURGE, *which)
 
 
-async def count_dead_letters(fetch: Fetch, which: DeadLetterFilter) -> int:
+async def count_dead_letters(fetch: Fetch, which: DeadLetterSearch) -> int:
     """Return the number of matching dead letters."""
     return (await fetch(COUNT_DEAD, *which))[0]["count"]
 

@@ -82,8 +82,10 @@ class DecisionJournal:
         self.replayed += 1
         return found.popleft()
 
-    async def record(self, key: str, entry: bytes, name: str) -> None:
+    async def record(self, key: str, entry: bytes, name: str, asked: bytes | None = None) -> None:
         """Record a finished unit; one that is too large is not recorded, with a warning that has its `name`.
+
+        `asked` is what was asked, as JSON. It is left out if the unit would be too large with it.
 
         Raises:
             ScopeMoved: the decision is over, or another worker has its events.
@@ -92,7 +94,9 @@ class DecisionJournal:
         self._require_open()
         if not self._fits(entry, name):
             return
-        self._bytes += len(entry)
+        if asked is not None and not self._has_room(len(entry) + len(asked)):
+            asked = None
+        self._bytes += len(entry) + len(asked or b"")
         nth = self._recorded[key]
         self._recorded[key] += 1  # before the commit: a parallel unit may have the same content
         await self._commits()  # of the held events and drops of earlier decisions
@@ -100,7 +104,9 @@ class DecisionJournal:
         attempt = self._attempt
         pin = None if self.pinned else NewPin(attempt.begun_at, [*attempt.held], attempt.tokens)
         token, action_id = attempt.tokens[-1], attempt.action_id
-        record = Record(attempt.scope, attempt.version, token, action_id, key, nth, entry, pin)
+        record = Record(
+            attempt.scope, attempt.version, token, action_id, key, nth, entry, pin, asked
+        )
         if not await self._journal.record(record):
             raise ScopeMoved(f"another worker has an event of scope {attempt.scope!r} by now")
         self.pinned = True
@@ -113,8 +119,11 @@ class DecisionJournal:
         if self.is_over:
             raise ScopeMoved(f"the decision {self.action_id} is over")
 
+    def _has_room(self, size: int) -> bool:
+        return size <= MAX_ENTRY_BYTES and self._bytes + size <= MAX_DECISION_BYTES
+
     def _fits(self, entry: bytes, name: str) -> bool:
-        if len(entry) <= MAX_ENTRY_BYTES and self._bytes + len(entry) <= MAX_DECISION_BYTES:
+        if self._has_room(len(entry)):
             return True
         logfire.warn(
             "{name} is not recorded, so a retry of its decision runs it again: it takes {size} bytes;"

@@ -34,8 +34,8 @@ RECORD = """
 WITH asked AS (
     SELECT *
       FROM unnest($2::int[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
-                  $8::text[], $9::int[], $10::bytea[], $11::timestamptz[], $12::text[])
-           AS a (number, scope, version, seq, fence, action_id, key, nth, entry, begun_at, seqs)
+                  $8::text[], $9::int[], $10::bytea[], $11::timestamptz[], $12::text[], $15::bytea[])
+           AS a (number, scope, version, seq, fence, action_id, key, nth, entry, begun_at, seqs, question)
 ), ours AS (
     SELECT d.seq, d.fence
       FROM deliveries d
@@ -63,8 +63,8 @@ WITH asked AS (
      WHERE d.subscriber = $1 AND d.seq = ANY ($13::bigint[]) AND NOT d.admitted
        AND d.fence = ($14::bigint[])[width_bucket(d.seq, $13::bigint[])]
 ), written AS (
-    INSERT INTO journal (action_id, key, nth, scope, entry)
-    SELECT v.action_id, v.key, v.nth, v.scope, v.entry FROM valid v
+    INSERT INTO journal (action_id, key, nth, scope, entry, asked)
+    SELECT v.action_id, v.key, v.nth, v.scope, v.entry, v.question FROM valid v
         ON CONFLICT (action_id, key, nth) DO NOTHING
 )
 SELECT number FROM valid
@@ -121,6 +121,8 @@ class Record(NamedTuple):
     entry: bytes
     pin: NewPin | None
     """The decision's pin, until one is known to be stored."""
+    asked: bytes | None = None
+    """What was asked, for people: no retry reads it."""
 
 
 class JournalSize(NamedTuple):
@@ -196,6 +198,7 @@ async def _write(fetch: Fetch, subscriber: str, batch: list[Record]) -> set[int]
         [each.pin and _as_array(each.pin) for each in batch],
         [seq for seq, _ in in_flight],
         [fence for _, fence in in_flight],
+        [each.asked for each in batch],
     )
     return {row["number"] for row in rows}
 

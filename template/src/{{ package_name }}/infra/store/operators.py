@@ -8,18 +8,47 @@ from ...core.events import Event, OperatorActionEvent
 from ...core.units import Seconds
 from ..database import Row
 from ..text import shorten
-from .dead_letters import DeadLetterFilter
+from .dead_letters import DeadLetterSearch
 
 MAX_LISTED_IDS = 100  # of events in one record
+MAX_TEXT_BYTES = 1_000  # of a searched text
 MAX_KEY_BYTES = 200  # of a listed name of a field
 MAX_NAME_BYTES = 190  # bytes of an operator's name, which is part of the record's source
 
 
 def dead_letter_record(
-    action: str, by: str, which: DeadLetterFilter, rows: Sequence[Row]
+    action: str, by: str, which: DeadLetterSearch, rows: Sequence[Row]
 ) -> OperatorActionEvent:
     """Return the record of a retry or purge of dead letters, whose events are `rows`."""
-    return _record(action, by, [row["id"] for row in rows], subscriber=which.subscriber)
+    record = _record(action, by, [row["id"] for row in rows], subscriber=which.subscriber)
+    if selected := _as_details(which):
+        record.details["filter"] = selected
+    return record
+
+
+def _as_details(which: DeadLetterSearch) -> dict[str, JsonValue]:
+    """Return the conditions that selected dead letters, besides the id and what the operator may see."""
+    found: dict[str, JsonValue] = {}
+    if which.types is not None:
+        found["types"] = [shorten(name, MAX_KEY_BYTES) for name in which.types[:MAX_LISTED_IDS]]
+    if which.scope is not None:
+        found["scope"] = which.scope
+    if which.error is not None:
+        found["error"] = shorten(which.error, MAX_TEXT_BYTES)
+    for name, at in (("since", which.since), ("until", which.until)):
+        if at is not None:
+            found[name] = at.isoformat()
+    return found
+
+
+def pausing_record(action: str, by: str, subscriber: str) -> OperatorActionEvent:
+    """Return the record of a subscriber's pause, or of the end of it."""
+    return _record(action, by, None, subscriber=subscriber)
+
+
+def ticking_record(by: str, timer_name: str, event_id: str) -> OperatorActionEvent:
+    """Return the record of a tick that an operator published."""
+    return _record("tick", by, [event_id], timer=timer_name)
 
 
 def publishing_record(by: str, events: Sequence[Event], new: int) -> OperatorActionEvent:

@@ -9,6 +9,7 @@ from ..telemetry import counters
 from .claim import NEW_FENCE, end_overlong_waits, expired
 from .codec import EVENT_COLUMNS
 from .consumer_config import ConsumerConfig
+from .pausing import IS_PAUSED
 
 # An expired lease means that its worker died or hung. Any of its events in flight may be the cause, so each
 # is claimed alone from now on. Only a lease that expires again while alone counts as an attempt.
@@ -16,7 +17,7 @@ CLAIM_EXPIRED = f"""
 WITH picked AS (
     SELECT d.ctid
       FROM deliveries d
-     WHERE d.subscriber = $1 AND {expired("$2")}
+     WHERE d.subscriber = $1 AND {expired("$2")} AND NOT {IS_PAUSED}
        AND ($3::text[] IS NULL
             OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($3))
      ORDER BY d.seq
@@ -42,6 +43,7 @@ WITH poison AS (
        SET lease = NULL, dead_at = now(), fence = {NEW_FENCE},
            error = 'worker died: the process ended, or hung, while it handled this event'
      WHERE d.subscriber = $1 AND {expired("$3")} AND d.lease = 'alone' AND d.attempts >= $2
+       AND NOT {IS_PAUSED}
     RETURNING d.seq, d.scope, d.admitted
 ), woken AS (
     UPDATE scopes s SET wake_at = now()
@@ -52,7 +54,7 @@ SELECT seq FROM poison
 
 EXPIRED_LEASES = f"""
 SELECT FROM deliveries d
- WHERE d.subscriber = $1 AND {expired("$3")}
+ WHERE d.subscriber = $1 AND {expired("$3")} AND NOT {IS_PAUSED}
    AND ($2::text[] IS NULL
         OR (SELECT e.type FROM events e WHERE e.seq = d.seq) = ANY ($2))
  LIMIT 1

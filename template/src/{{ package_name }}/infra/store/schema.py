@@ -164,6 +164,10 @@ class SubscriptionRecord(StoreBase):
     """NULL for all types."""
     excluded: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    paused_at: Mapped[datetime | None]
+    """When an operator paused it; NULL if it is not paused. Its workers claim nothing new meanwhile."""
+    paused_by: Mapped[str | None]
+    """The operator."""
 
 
 class ModelUsageRecord(StoreBase):
@@ -249,6 +253,8 @@ class JournalRecord(StoreBase):
     scope: Mapped[str]
     entry: Mapped[bytes]
     """The result as JSON; not as `jsonb`, which refuses NUL."""
+    asked: Mapped[bytes | None]
+    """What was asked, as JSON; NULL if it was recorded by an older release, or is too large."""
     recorded_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -1,6 +1,7 @@
 """Counts deliveries by kind, and reads the status of one event."""
 
 import json
+from datetime import datetime
 from typing import NamedTuple
 
 from ...core.units import Seconds
@@ -34,7 +35,7 @@ SELECT s.name AS subscriber, c.*,
             extract(epoch FROM clock_timestamp() - e.recorded_at) END, 0)::float8
        END AS oldest_seconds,
        (SELECT count(*) {UNFINISHED} WHERE p.subscriber = s.name) AS pinned,
-       pg_total_relation_size('journal') AS journal_bytes
+       pg_total_relation_size('journal') AS journal_bytes, s.paused_at, s.paused_by
   FROM subscriptions s
  CROSS JOIN LATERAL (
        SELECT {", ".join(f"(SELECT count(*) FROM {_some(kind)}) AS {kind}" for kind in KINDS)},
@@ -81,6 +82,10 @@ class QueueStats(NamedTuple):
     """Scopes with an unfinished decision, of which results are recorded."""
     journal_bytes: int = 0
     """The size of the journal of all subscribers together."""
+    paused_at: datetime | None = None
+    """When an operator paused it; None if it is not paused."""
+    paused_by: str | None = None
+    """The operator."""
 
 
 class DeliveryStatus(NamedTuple):
@@ -108,7 +113,8 @@ async def _stats(row: Row, fetch: Fetch) -> QueueStats:
     depth = counts["pending"] + counts["waiting"]
     rest = (counts["leased"], counts["held"], counts["dead"])
     journal = (row["pinned"], row["journal_bytes"])
-    return QueueStats(name, depth, *rest, row["oldest_seconds"], *journal)
+    pause = (row["paused_at"], row["paused_by"])
+    return QueueStats(name, depth, *rest, row["oldest_seconds"], *journal, *pause)
 
 
 async def status(fetch: Fetch, event_id: str) -> list[DeliveryStatus]:

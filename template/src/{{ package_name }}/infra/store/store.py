@@ -12,6 +12,7 @@ from .admin import Administration
 from .codec import Limits
 from .connections import StoreConnections
 from .erase import select
+from .inspection import Inspection
 from .journal import Journal
 from .log import EventFilter, Latest, Log, readable
 from .old_names import OldNames
@@ -74,6 +75,8 @@ class EventStore(OldNames):
         """The finished units of this subscriber's decisions."""
         self.scopes = Scopes(self.connections, self.queue, limits, session_factory)
         """The transactions of this subscriber's scopes."""
+        self.inspection = Inspection(self.connections, subscriber)
+        """What this subscriber perceives, remembers and decides, for people to read."""
 
     @property
     def sessions(self) -> async_sessionmaker[AsyncSession]:

@@ -8,6 +8,7 @@ import time
 
 from ..database import Fetch
 from .claim import NEW_FENCE, Token
+from .pausing import IS_PAUSED
 from .requeues import Requeues
 
 MAX_WOKEN = 100  # scopes that one statement wakes
@@ -20,7 +21,7 @@ WAKE = f"""
 WITH due AS (
     SELECT s.ctid
       FROM scopes s
-     WHERE s.subscriber = $1 AND s.wake_at <= now()
+     WHERE s.subscriber = $1 AND s.wake_at <= now() AND NOT {IS_PAUSED}
        AND NOT EXISTS (
            SELECT FROM decisions p JOIN deliveries d ON d.subscriber = $1 AND d.seq = p.seq
             WHERE p.subscriber = $1 AND p.scope = s.scope AND d.held_at IS NULL AND d.dead_at IS NULL)

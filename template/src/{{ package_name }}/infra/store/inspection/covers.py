@@ -1,0 +1,109 @@
+"""Finds the actions and drops of a scope, and the events that they cover."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+from ....core.units import Scope
+from ...database import Fetch, Row
+from ..byte_budget import read_within
+from ..codec import load_json_or_text
+
+COVERED_IDS = 2_000
+"""The covered events after which no further action is looked into; one action is in any case."""
+NEXT_DEEDS = 3
+"""The actions above a page that may cover events on it: each covers what its scope held, so the first one does."""
+CLOCK_SLACK = "interval '10 minutes'"
+"""How far the order of times may differ from that of `seq`: long transactions, and clocks that are set."""
+
+
+def _deeds(kind: str, place: str, order: str, limit: str) -> str:
+    return f"""
+(SELECT r.seq, r.seq >= $3 AS above
+   FROM events r
+  WHERE r.type = '{kind}' AND r.scope = $2 AND r.source = 'agent:' || $1 AND {place}
+  ORDER BY r.recorded_at {order}
+  LIMIT {limit})"""  # noqa: S608 - interpolates constant SQL only
+
+
+# Each type has an index by scope and time, so the place on the axis is translated to a time.
+BELOW = "r.seq < $3 AND r.recorded_at <= (SELECT latest FROM place)"
+ABOVE = "r.seq >= $3 AND r.recorded_at >= (SELECT earliest FROM place)"
+DEEDS = f"""
+WITH place AS MATERIALIZED (
+    SELECT coalesce(max(e.recorded_at) + {CLOCK_SLACK}, 'infinity') AS latest,
+           coalesce(max(e.recorded_at) - {CLOCK_SLACK}, 'infinity') AS earliest
+      FROM (SELECT recorded_at FROM events WHERE seq >= $3 ORDER BY seq LIMIT 1) AS e
+)
+{_deeds("agent.action", BELOW, "DESC", "$4")}
+ UNION ALL {_deeds("agent.dropped", BELOW, "DESC", "$4")}
+ UNION ALL {_deeds("agent.action", ABOVE, "ASC", str(NEXT_DEEDS))}
+ UNION ALL {_deeds("agent.dropped", ABOVE, "ASC", str(NEXT_DEEDS))}
+ ORDER BY 1 DESC
+"""  # noqa: S608 - interpolates constant SQL only
+
+FIND_COVERED = "SELECT e.seq, e.id FROM events e WHERE e.id = ANY ($1::text[]) AND e.seq < $2"
+
+
+class Deed(NamedTuple):
+    """An action or a drop."""
+
+    id: str
+    type: str
+    covers: list[str]
+
+
+class Deeds(NamedTuple):
+    """The actions and drops that a page may need."""
+
+    rows: list[int]
+    """The `seq` of those below the page's beginning, newest first."""
+    covering: list[Deed]
+    """Those whose covered events are to be found, newest first."""
+    floor: int
+    """The page is complete down to this `seq`: older actions were not looked into. 0 if all were."""
+
+
+async def read_deeds(
+    fetch: Fetch, subscriber: str, scope: Scope, below: int, limit: int, max_bytes: int
+) -> Deeds:
+    """Return the newest actions and drops below a `seq`, and the next ones above it."""
+    rows = await fetch(DEEDS, subscriber, scope, below, limit)
+    above = [row["seq"] for row in rows if row["above"]][-NEXT_DEEDS:]
+    seqs = [row["seq"] for row in rows if not row["above"]][:limit]
+    covering, _ = await _look_into(fetch, above, max_bytes)
+    inside, read = await _look_into(fetch, seqs, max_bytes)
+    floor = seqs[read - 1] if read < len(seqs) else 0
+    if not floor and len(seqs) == limit:
+        floor = seqs[-1]
+    return Deeds(seqs, [*covering, *inside], floor)
+
+
+async def _look_into(fetch: Fetch, seqs: list[int], max_bytes: int) -> tuple[list[Deed], int]:
+    """Return the deeds with what they cover, up to `COVERED_IDS`, and how many of them were read."""
+    chunk = await read_within(fetch, seqs, max_bytes)
+    found: list[Deed] = []
+    count = 0
+    for row in chunk.rows:
+        if found and count >= COVERED_IDS:
+            return found, seqs.index(row["seq"])
+        found.append(Deed(row["id"], row["type"], covers_of(row)))
+        count += len(found[-1].covers)
+    return found, chunk.rows_read
+
+
+async def find_covered(fetch: Fetch, deeds: Sequence[Deed], below: int) -> Mapping[int, Deed]:
+    """Return the deed that covers each event with a lower `seq` than `below`."""
+    by_id = {each: deed for deed in deeds for each in deed.covers}
+    rows = await fetch(FIND_COVERED, list(by_id), below) if by_id else ()
+    return {row["seq"]: by_id[row["id"]] for row in rows}
+
+
+def covers_of(row: Row) -> list[str]:
+    """Return the ids that an action or drop covers, even if it is erased or this code cannot read it."""
+    payload = load_json_or_text(row["payload"])
+    if not isinstance(payload, dict):
+        return []
+    covers = cast("dict[str, object]", payload).get("covers")
+    if not isinstance(covers, list):
+        return []
+    return [each for each in cast("list[object]", covers) if isinstance(each, str)]
