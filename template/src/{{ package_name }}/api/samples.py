@@ -25,9 +25,12 @@ class Sample:
             self._newest.appendleft(event)
             self._changed.set()
 
-    async def take(self) -> tuple[int, list[Stored]]:
-        """Wait for an event; return the number of new ones, and the newest, newest first."""
+    async def wait(self) -> None:
+        """Wait until there is a new event."""
         await self._changed.wait()
+
+    def take(self) -> tuple[int, list[Stored]]:
+        """Return the number of new events, and the newest, newest first; begin a new sample."""
         taken = self._count, list(self._newest)
         self._changed.clear()
         self._count = 0

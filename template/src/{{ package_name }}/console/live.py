@@ -23,6 +23,7 @@ from .access import OTHER_ORIGIN, Viewer, session_of
 from .render import fragment
 
 INTERVAL: Seconds = 1.0  # between two messages to a page
+BURST: Seconds = 0.1  # for events that come together to be shown together
 MAX_WAIT: Seconds = 3_600.0  # for an event, before the session's end is checked
 
 router = APIRouter()
@@ -58,12 +59,13 @@ async def _changes(
         while (left := _time_left(request)) > 0:
             try:
                 async with asyncio.timeout(min(left, MAX_WAIT)):
-                    count, newest = await sample.take()
+                    await sample.wait()
             except TimeoutError:
                 continue
-            data = _data(request, client, event_filter, count, newest)
+            await asyncio.sleep(BURST)
+            data = _data(request, client, event_filter, *sample.take())
             yield ServerSentEvent(data, event="changed")
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(INTERVAL - BURST)
 
 
 def _data(
