@@ -24,6 +24,9 @@ READS_FILES = "__file__"
 
 NOTICED = (
     ".py",
+    ".html",
+    ".js",
+    "VENDORED.md",
     ".env.example",
     "docs/architecture.md",
     "docs/patterns.md",

@@ -18,6 +18,7 @@ from .render import page, redirect
 
 KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
 NO_PAGE = "The console has no page at this address."
+FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})
 TITLES = {
     401: "Log in first",
     403: "Not allowed",
@@ -45,7 +46,7 @@ def _as_page(handler: Handler) -> Callable[[Request, Exception], Awaitable[Respo
         if request.scope["type"] != "http" or not is_console(request.scope["path"]):
             return await handler(request, error)
         if isinstance(error, LoginRequired) and _wants_page(request):
-            return redirect(_login_address(request))
+            return _to_login(request)
         if isinstance(error, HTTPException) and error.detail == STARLETTE_NOT_FOUND:
             error.detail = NO_PAGE
         return _error_page(request, await handler(request, error))
@@ -59,9 +60,17 @@ def _wants_page(request: Request) -> bool:
     return request.method in {"GET", "HEAD"} and "hx-request" not in request.headers and not live
 
 
-def _login_address(request: Request) -> str:
+def _to_login(request: Request) -> Response:
+    """Lead to the login, which leads on a browser with a session.
+
+    From a link of another site, a browser sends no cookie, and neither where it is redirected to. It sends the cookie
+    when a page of ours leads it on.
+    """
     path, query = request.url.path, request.url.query
-    return url(LOGIN_PATH, next=f"{path}?{query}" if query else path)
+    address = url(LOGIN_PATH, next=f"{path}?{query}" if query else path)
+    if request.headers.get("sec-fetch-site") in FROM_ELSEWHERE:
+        return page(request, None, "enter.html", address=address)
+    return redirect(address)
 
 
 def _error_page(request: Request, answer: Response) -> Response:

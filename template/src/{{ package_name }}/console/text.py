@@ -70,9 +70,10 @@ def summary(event: Stored) -> str:
     if isinstance(event, ErasedEvent):
         return "erased"
     if isinstance(event, ActionEvent):
-        return brief(event.output)
+        output = event.output
+        return _line(output.items()) if isinstance(output, dict) else brief(output)
     own = (name for name in type(event).model_fields if name not in COMMON_FIELDS)
-    return _joined(_pairs((name, getattr(event, name)) for name in own), MAX_SUMMARY, " · ")
+    return _line((name, getattr(event, name)) for name in own)
 
 
 def brief(value: object, limit: int = MAX_SUMMARY) -> str:
@@ -91,6 +92,10 @@ def brief(value: object, limit: int = MAX_SUMMARY) -> str:
         case _:
             text = str(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _line(items: Iterable[tuple[object, object]]) -> str:
+    return _joined(_pairs(items), MAX_SUMMARY, " · ")
 
 
 def _pairs(items: Iterable[tuple[object, object]]) -> Iterator[str]:

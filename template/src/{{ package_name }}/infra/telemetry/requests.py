@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNTRACED_PATHS = frozenset({"/health", "/ready"})
 """Paths that health checks request every few seconds."""
+CONSOLE, CONSOLE_FILES = "/console", "/console/static/"
 METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
@@ -59,7 +60,7 @@ class RequestTelemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request within a span that continues the caller's trace."""
-        if scope["type"] not in {"http", "websocket"} or scope["path"] in UNTRACED_PATHS:
+        if scope["type"] not in {"http", "websocket"} or _is_untraced(scope):
             await self._app(scope, receive, send)
             return
         request = TracedRequest(scope, send, self._routes)
@@ -72,6 +73,15 @@ class RequestTelemetry:
         finally:
             request.end()
             context.detach(token)
+
+
+def _is_untraced(scope: Scope) -> bool:
+    """Return whether a request is one of many that nobody made: a check, or a page that refreshes itself."""
+    path: str = scope["path"]
+    if not path.startswith(CONSOLE):
+        return path in UNTRACED_PATHS
+    refreshes = any(name == b"hx-request" for name, _ in scope["headers"])
+    return path.startswith(CONSOLE_FILES) or refreshes
 
 
 class TracedRequest:
