@@ -19,6 +19,7 @@ class Link(NamedTuple):
 SCREENS = (
     Link(CONSOLE_PATH, "Now"),
     Link(f"{CONSOLE_PATH}/scopes", "Scopes"),
+    Link(f"{CONSOLE_PATH}/decisions", "Decisions"),
     Link(f"{CONSOLE_PATH}/dead-letters", "Dead letters"),
     Link(f"{CONSOLE_PATH}/events", "Events"),
     Link(f"{CONSOLE_PATH}/timers", "Timers and workers"),
@@ -26,7 +27,7 @@ SCREENS = (
 
 PARENTS = {
     f"{CONSOLE_PATH}/scope": f"{CONSOLE_PATH}/scopes",
-    f"{CONSOLE_PATH}/decision": f"{CONSOLE_PATH}/scopes",
+    f"{CONSOLE_PATH}/decision": f"{CONSOLE_PATH}/decisions",
     f"{CONSOLE_PATH}/event": f"{CONSOLE_PATH}/events",
 }
 """Pages that are not in the navigation, with the entry that is marked as theirs."""

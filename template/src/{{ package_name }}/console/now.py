@@ -15,6 +15,7 @@ from ..core.units import Seconds
 from ..infra.database import DATABASE_UNAVAILABLE
 from ..infra.model.budget import Spent
 from ..infra.store import Stored
+from ..infra.store.dead_letters import DeadLetterSearch
 from ..infra.store.log import EventFilter
 from ..infra.store.stats import QueueStats
 from ..runtime import Service
@@ -23,6 +24,7 @@ from .navigation import url
 from .render import page
 from .text import duration
 
+TIMERS = f"{CONSOLE_PATH}/timers"
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
 READ_TIMEOUT: Seconds = 5.0
@@ -42,8 +44,11 @@ class Queue(NamedTuple):
     """What is stored; empty while the database is unavailable."""
 
     subscribers: list[QueueStats]
+    """Empty for a client with scopes of its own: the counts cover all scopes."""
     events: list[Stored]
     spent: Spent | None = None
+    dead: int = 0
+    """The dead letters of a client with scopes of its own."""
 
 
 @router.get("")
@@ -51,12 +56,12 @@ async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTM
     """Show the state of the service, what needs a person, and the newest events."""
     found = await readiness(service)
     queue = await _queue(service, client) if found.database == "ok" else Queue([], [])
-    attention = sorted(_attention(found, queue), key=lambda each: each.level)
+    needs = _attention(found, queue, service.store.subscriber)
     return page(
         request,
         client,
         "now.html",
-        attention=attention,
+        attention=sorted(needs, key=lambda each: each.level),  # bad, then warn
         events=queue.events,
         journal_bytes=found.journal.bytes if found.journal else None,
         long_wait=LONG_WAIT,
@@ -71,14 +76,21 @@ async def _queue(service: Service, client: Client) -> Queue:
     seen = EventFilter(None, None, client.within)
     try:
         async with asyncio.timeout(READ_TIMEOUT):
-            subscribers = [] if client.scopes else await service.store.stats()
-            events = await service.store.log.scan_page(seen, None, FEED)
-            return Queue(subscribers, events.events, await service.model.budget.spent())
+            store, own = (
+                service.store,
+                DeadLetterSearch(service.store.subscriber, within=client.within),
+            )
+            return Queue(
+                [] if client.scopes else await store.stats(),
+                (await store.log.scan_page(seen, None, FEED)).events,
+                await service.model.budget.spent(),
+                await store.admin.count_dead_letters(own) if client.scopes else 0,
+            )
     except (*DATABASE_UNAVAILABLE, TimeoutError):
         return Queue([], [])  # `/ready`, and with it this page, has the reason soon
 
 
-def _attention(state: Readiness, queue: Queue) -> Iterator[Attention]:
+def _attention(state: Readiness, queue: Queue, subscriber: str) -> Iterator[Attention]:
     """Return what needs a person: first what does not work, then what waits for a decision."""
     if state.database != "ok":
         yield Attention("bad", f"The database is {state.database}")
@@ -91,13 +103,23 @@ def _attention(state: Readiness, queue: Queue) -> Iterator[Attention]:
     for name, poller in state.pollers.items():
         if poller.state != "ok":
             error = f"The poller {name} failed {poller.failures} times: {poller.error}"
-            yield Attention("warn", error, url(f"{CONSOLE_PATH}/timers"))
+            yield Attention("warn", error, TIMERS)
     if state.retention and state.retention.error:
         yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
     for warning in state.warnings:
         yield Attention("warn", warning)
+    if queue.dead:
+        yield _dead_letters(queue.dead, subscriber)
     for each in queue.subscribers:
         yield from _queue_attention(each)
+
+
+def _dead_letters(count: int, subscriber: str) -> Attention:
+    letters = "dead letter" if count == 1 else "dead letters"
+    path = url(f"{CONSOLE_PATH}/dead-letters", subscriber=subscriber)
+    return Attention(
+        "warn", f"{count:,} {letters} of {subscriber}: retry or purge what failed for good.", path
+    )
 
 
 def _model_attention(
@@ -114,10 +136,11 @@ def _model_attention(
 
 
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
+    if stats.paused_at:
+        by = stats.paused_by or "an operator"
+        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS)
     if stats.dead:
-        dead = f"{stats.dead:,} dead letter{'s' if stats.dead != 1 else ''} of {stats.subscriber}"
-        path = url(f"{CONSOLE_PATH}/dead-letters", subscriber=stats.subscriber)
-        yield Attention("warn", f"{dead}: retry or purge what failed for good.", path)
+        yield _dead_letters(stats.dead, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:
         waits = duration(stats.oldest_seconds)
         yield Attention("warn", f"The oldest event for {stats.subscriber} has waited {waits}.")

@@ -7,7 +7,16 @@ from fastapi import APIRouter, FastAPI
 
 from ..api.sessions import CONSOLE_PATH
 from ..config import Settings
-from . import live, login, now, static_files, timers
+from . import (
+    decision,
+    decision_list,
+    live,
+    login,
+    now,
+    scopes,
+    static_files,
+    timers,
+)
 from .access import MAX_FORM_BYTES
 from .error_pages import add_error_pages
 from .pages import PAGES
@@ -16,6 +25,9 @@ from .render import Console
 SCREENS: tuple[APIRouter, ...] = (
     now.router,
     live.router,
+    scopes.router,
+    decision.router,
+    decision_list.router,
     timers.router,
     login.router,
     static_files.router,
