@@ -13,6 +13,7 @@ SENTENCES = {
     "paused": ("The subscriber is paused.",) * 2,
     "resumed": ("The subscriber claims events again.",) * 2,
     "erased": ("{count} event was erased.", "{count} events were erased."),
+    "unchanged": ("The subscriber was in this state already: nothing changed.",) * 2,
     "nothing": ("Nothing matched any more.",) * 2,
 }
 """What an action came to, for one and for several."""

@@ -29,6 +29,13 @@ PARENTS = {
     f"{CONSOLE_PATH}/scope": f"{CONSOLE_PATH}/scopes",
     f"{CONSOLE_PATH}/decision": f"{CONSOLE_PATH}/decisions",
     f"{CONSOLE_PATH}/event": f"{CONSOLE_PATH}/events",
+    f"{CONSOLE_PATH}/do/publish": f"{CONSOLE_PATH}/events",
+    f"{CONSOLE_PATH}/do/retry": f"{CONSOLE_PATH}/dead-letters",
+    f"{CONSOLE_PATH}/do/purge": f"{CONSOLE_PATH}/dead-letters",
+    f"{CONSOLE_PATH}/do/tick": f"{CONSOLE_PATH}/timers",
+    f"{CONSOLE_PATH}/do/pause": f"{CONSOLE_PATH}/timers",
+    f"{CONSOLE_PATH}/do/resume": f"{CONSOLE_PATH}/timers",
+    f"{CONSOLE_PATH}/do/erase": f"{CONSOLE_PATH}/scopes",
 }
 """Pages that are not in the navigation, with the entry that is marked as theirs."""
 

@@ -8,11 +8,17 @@ from fastapi import APIRouter, FastAPI
 from ..api.sessions import CONSOLE_PATH
 from ..config import Settings
 from . import (
+    dead_letter_actions,
+    dead_letters,
     decision,
     decision_list,
+    erasing,
+    events,
     live,
     login,
     now,
+    operating,
+    publishing,
     scopes,
     static_files,
     timers,
@@ -28,12 +34,18 @@ SCREENS: tuple[APIRouter, ...] = (
     scopes.router,
     decision.router,
     decision_list.router,
+    dead_letters.router,
+    dead_letter_actions.router,
+    events.router,
+    publishing.router,
+    operating.router,
+    erasing.router,
     timers.router,
     login.router,
     static_files.router,
 )
 
-LARGE_FORMS: frozenset[Callable[..., Any]] = frozenset()
+LARGE_FORMS: frozenset[Callable[..., Any]] = frozenset({publishing.publish})
 """Endpoints whose form may be as large as any body of the API."""
 
 

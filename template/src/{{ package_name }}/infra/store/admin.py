@@ -177,15 +177,18 @@ class Administration:
         """Return the subscribers that are paused."""
         return await pausing.read_pauses(self._connections.readers.find)
 
-    async def tick(self, timer_name: str, by: str) -> Event:
+    async def tick(self, timer_name: str, by: str, key: str | None = None) -> Event:
         """Publish a tick of a timer now, beside its schedule, and return it.
+
+        `key` names the request, so that it has one tick however often it is sent.
 
         Raises:
             UnknownTimer: TIMERS has none of this name.
+            EventConflict: a request with this key was carried out before.
         """
         timers = self._connections.settings.timers
         async with self._connections.transaction() as fetch:
-            tick = await extra_tick(fetch, timers, timer_name)
+            tick = await extra_tick(fetch, timers, timer_name, key)
             record = operators.ticking_record(by, timer_name, tick.id)
             await insert_events(fetch, [tick, record], self._limits)
         counters.published.add(2)

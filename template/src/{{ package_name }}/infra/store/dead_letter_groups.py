@@ -4,28 +4,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..database import Fetch
-from .dead_letters import MATCHES_SEARCH, DeadLetterSearch
+from .dead_letters import GROUP_OF_ERROR, MATCHES_SEARCH, DeadLetterSearch
 
 MAX_GROUPED = 10_000
 """The newest matching dead letters that are grouped."""
-MAX_ERROR_LENGTH = 300
-"""The characters of an error by which it is grouped."""
-
-# Quoted parts, and words with a digit: numbers, ids, hashes, addresses.
-VARYING = r"""'"[^"]*"|''[^'']*''|[[:alnum:]_.:-]*[0-9][[:alnum:]_.:-]*'"""
-
 GROUPS = f"""
 SELECT s.error, count(*) AS count, max(s.dead_at) AS newest,
        (SELECT e.id FROM events e WHERE e.seq = max(s.seq)) AS sample
-  FROM (SELECT l.seq, l.dead_at, regexp_replace(left(l.error, {MAX_ERROR_LENGTH}), {VARYING}, '…', 'g') AS error
+  FROM (SELECT d.seq, d.dead_at, {GROUP_OF_ERROR} AS error
           FROM (SELECT d.seq, d.dead_at, d.error
                   FROM deliveries d
                  WHERE {MATCHES_SEARCH}
                  ORDER BY d.dead_at DESC
-                 LIMIT {MAX_GROUPED}) AS l) AS s
+                 LIMIT {MAX_GROUPED}) AS d) AS s
  GROUP BY s.error
  ORDER BY count DESC, newest DESC
- LIMIT $9
+ LIMIT $10
 """  # noqa: S608 - interpolates constant SQL only
 
 

@@ -11,24 +11,34 @@ from .claim import NEW_FENCE
 from .cursor import MAX_BIGINT
 from .times import calendar_time, with_timezone
 
-MATCHES_SEARCH = """d.subscriber = $1 AND d.dead_at IS NOT NULL
+MAX_ERROR_LENGTH = 300
+"""The characters of an error by which it is grouped."""
+
+# Quoted parts, and words with a digit: numbers, ids, hashes, addresses.
+VARYING = r"""'"[^"]*"|''[^'']*''|[[:alnum:]_.:-]*[0-9][[:alnum:]_.:-]*'"""
+
+GROUP_OF_ERROR = f"regexp_replace(left(d.error, {MAX_ERROR_LENGTH}), {VARYING}, '…', 'g')"
+"""The SQL expression of a dead letter's error without what varies from one to the next."""
+
+MATCHES_SEARCH = f"""d.subscriber = $1 AND d.dead_at IS NOT NULL
    AND ($2::text IS NULL OR d.seq = (SELECT f.seq FROM events f WHERE f.id = $2))
    AND ($3::text[] IS NULL OR (SELECT f.type FROM events f WHERE f.seq = d.seq) = ANY ($3))
    AND ($4::text IS NULL OR d.scope = $4)
    AND ($5::text IS NULL OR strpos(lower(d.error), lower($5)) > 0)
    AND ($6::timestamptz IS NULL OR d.dead_at >= $6)
    AND ($7::timestamptz IS NULL OR d.dead_at < $7)
-   AND ($8::text[] IS NULL OR d.scope ^@ ANY ($8))"""
+   AND ($8::text[] IS NULL OR d.scope ^@ ANY ($8))
+   AND ($9::text IS NULL OR coalesce({GROUP_OF_ERROR}, '') = $9)"""  # noqa: S608 - interpolates constant SQL only
 """The SQL condition of a `DeadLetterSearch`, whose fields are the first parameters of the statement."""
 
-# Reads the index of dead letters. $9 and $10 are the `DeadLetterCursor` of the page before.
+# Reads the index of dead letters. $10 and $11 are the `DeadLetterCursor` of the page before.
 LIST_DEAD_LETTERS = f"""
 SELECT d.seq, (extract(epoch FROM d.dead_at) * 1000000)::bigint AS died
   FROM deliveries d
  WHERE {MATCHES_SEARCH}
-   AND (d.dead_at, d.seq) < ('epoch'::timestamptz + $9::bigint * interval '1 microsecond', $10::bigint)
+   AND (d.dead_at, d.seq) < ('epoch'::timestamptz + $10::bigint * interval '1 microsecond', $11::bigint)
  ORDER BY d.dead_at DESC, d.seq DESC
- LIMIT $11
+ LIMIT $12
 """  # noqa: S608 - interpolates constant SQL only
 
 READ_DEAD_LETTERS = budgeted(
@@ -91,6 +101,8 @@ class DeadLetterSearch(NamedTuple):
     """They were dead-lettered before this time."""
     within: Sequence[str] | None = None
     """The prefixes of their scopes, of which one must match; None for all scopes."""
+    group: str | None = None
+    """The `error` of their `DeadLetterGroup`; empty for those without an error, None for all."""
 
 
 class DeadLetter(NamedTuple):

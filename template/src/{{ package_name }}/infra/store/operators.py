@@ -33,8 +33,9 @@ def _as_details(which: DeadLetterSearch) -> dict[str, JsonValue]:
         found["types"] = [shorten(name, MAX_KEY_BYTES) for name in which.types[:MAX_LISTED_IDS]]
     if which.scope is not None:
         found["scope"] = which.scope
-    if which.error is not None:
-        found["error"] = shorten(which.error, MAX_TEXT_BYTES)
+    for name, text in (("error", which.error), ("group", which.group)):
+        if text is not None:
+            found[name] = shorten(text, MAX_TEXT_BYTES)
     for name, at in (("since", which.since), ("until", which.until)):
         if at is not None:
             found[name] = at.isoformat()

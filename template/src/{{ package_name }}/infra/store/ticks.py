@@ -14,10 +14,12 @@ class UnknownTimer(ValueError):
     """There is no such timer. The message names it, and those that exist."""
 
 
-async def extra_tick(fetch: Fetch, timers: Mapping[str, Schedule], name: str) -> TimerEvent:
+async def extra_tick(
+    fetch: Fetch, timers: Mapping[str, Schedule], name: str, key: str | None = None
+) -> TimerEvent:
     """Return a tick of now, by the database's clock, with the number of the slot that the time is in.
 
-    The id of a scheduled tick ends in a number. This one ends in a new id, which has letters or dashes, so the two
+    The id of a scheduled tick ends in a number. This one ends in `by-` and `key`, by default a new id, so the two
     cannot be equal, and the schedule goes on as it would.
 
     Raises:
@@ -29,7 +31,7 @@ async def extra_tick(fetch: Fetch, timers: Mapping[str, Schedule], name: str) ->
     schedule = timers[name]
     now: float = (await fetch(CLOCK))[0]["now"]
     return TimerEvent(
-        id=f"{TICK_ID_PREFIX}{name}:by-{new_id()}",
+        id=f"{TICK_ID_PREFIX}{name}:by-{key or new_id()}",
         source=f"timer:{name}",
         timestamp=datetime.fromtimestamp(now, UTC),
         timer_name=name,

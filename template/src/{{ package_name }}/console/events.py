@@ -1,0 +1,156 @@
+"""The events of the log: a search, newest first, and the page of one event."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, cast
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse
+
+from ..api.deps import ServiceDep
+from ..api.errors import refuse_nul
+from ..api.sessions import CONSOLE_PATH
+from ..core.events import BaseEvent, event_types, public_types
+from ..infra.store import ErasedEvent, Stored, UnreadableEvent
+from ..infra.store.codec import COLUMNS
+from ..infra.store.inspection import EventSearch, FoundPage
+from ..infra.store.why import explain
+from .access import Viewer
+from .navigation import url
+from .render import page
+from .text import number, utc
+
+EVENTS_PATH = f"{CONSOLE_PATH}/events"
+PAGE_LENGTH = 50  # events
+MAX_PAYLOAD_BYTES = 50_000  # of an event's page
+MAX_WHOLE_BYTES = 2_000_000  # if a reader asks for the whole
+MAX_COVERED = 50  # links to covered events
+OPERATOR_TYPE = "operator.action"
+COVERING_TYPES = frozenset({"agent.action", "agent.dropped"})
+
+router = APIRouter()
+
+Before = Annotated[int | None, Query(ge=0, lt=2**63)]
+
+
+class Filter(NamedTuple):
+    """The conditions of the form, as texts; an empty one does not filter."""
+
+    type: str = ""
+    scope: str = ""
+    correlation: str = ""
+    text: str = ""
+
+    def search(self, within: list[str] | None) -> EventSearch:
+        """Return the search of these conditions among the scopes of a client."""
+        return EventSearch(
+            types=[self.type] if self.type else None,
+            scope=self.scope or None,
+            correlation=self.correlation or None,
+            text=self.text or None,
+            within=within,
+        )
+
+
+@router.get("/events")
+async def show_events(
+    request: Request,
+    client: Viewer,
+    service: ServiceDep,
+    type: str = "",
+    scope: str = "",
+    correlation: str = "",
+    text: str = "",
+    before: Before = None,
+) -> HTMLResponse:
+    """Show the newest events that match all conditions."""
+    given = Filter(type, scope, correlation, text)
+    refuse_nul(*given)
+    what = given.search(client.within)
+    found = await service.store.inspection.search(what, before=before, limit=PAGE_LENGTH)
+    query = given._asdict()
+    return page(
+        request,
+        client,
+        "events.html",
+        conditions=given,
+        filtered=any(given),
+        found=found,
+        here=url(EVENTS_PATH, **query, before=before),
+        looked=_looked(found, before),
+        newest=url(EVENTS_PATH, **query) if before is not None else None,
+        older=url(EVENTS_PATH, **query, before=found.before) if found.before else None,
+        operators=url(EVENTS_PATH, type=OPERATOR_TYPE),
+        public=public_types(),
+        types=_with(given.type, event_types()),
+        watched=before is None and not given.text,
+    )
+
+
+def _looked(found: FoundPage, before: int | None) -> str:
+    """Return how far a search looked, as a sentence."""
+    older = "" if before is None else "older "
+    count = f"{number(found.scanned)} {older}event{'s' if found.scanned != 1 else ''}"
+    if not found.scanned or found.scanned_to is None:
+        return f"There is no {older}event."
+    if found.before is None:
+        return f"Looked at {count}, to the beginning of the log."
+    return f"Looked at {count}, back to {utc(found.scanned_to)}."
+
+
+def _with(chosen: str, names: list[str]) -> list[str]:
+    """Return the names, and the chosen one if the service no longer has it."""
+    return names if not chosen or chosen in names else [*names, chosen]
+
+
+@router.get("/event")
+async def show_event(
+    request: Request, client: Viewer, service: ServiceDep, id: str = "", whole: bool = False
+) -> HTMLResponse:
+    """Show one event: its fields, its causes, and its state for each subscriber."""
+    refuse_nul(id)
+    event = await service.store.log.find(id) if id else None
+    if event is None or not client.includes(event.scope):
+        raise HTTPException(404, f"The log has no event {id!r}.")
+    why = await explain(service.store.by_index, event.id, service.settings)
+    meta = _meta(event)
+    return page(
+        request,
+        client,
+        "event.html",
+        correlated=url(EVENTS_PATH, correlation=meta.get("correlation_id") or event.id),
+        covers=_covers(event),
+        decision=event.type == "agent.action",
+        event=event,
+        fates=why.fates if why else [],
+        limit=MAX_WHOLE_BYTES if whole else MAX_PAYLOAD_BYTES,
+        max_covered=MAX_COVERED,
+        meta=meta,
+        payload=_payload(event),
+        public=event.type in public_types() and isinstance(event, BaseEvent),
+        whole=None if whole else url(f"{CONSOLE_PATH}/event", id=event.id, whole="true"),
+    )
+
+
+def _meta(event: Stored) -> dict[str, Any]:
+    """Return the meta of an event; of one that cannot be read, whatever is stored as such."""
+    if isinstance(event, BaseEvent):
+        return event.meta.model_dump(exclude_none=True)
+    return _object(event.meta)
+
+
+def _payload(event: Stored) -> object:
+    """Return the fields of an event's own type."""
+    if isinstance(event, UnreadableEvent | ErasedEvent):
+        return event.payload
+    return {name: getattr(event, name) for name in type(event).model_fields if name not in COLUMNS}
+
+
+def _covers(event: Stored) -> list[str]:
+    """Return the ids of the events that an action or a drop covers."""
+    covers: Any = _object(_payload(event)).get("covers") if event.type in COVERING_TYPES else None
+    return [str(each) for each in cast("list[object]", covers)] if isinstance(covers, list) else []
+
+
+def _object(value: object) -> dict[str, Any]:
+    """Return a JSON object; an empty one for any other value."""
+    return dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
