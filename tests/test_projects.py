@@ -7,6 +7,7 @@ else, which takes its turn when they leave it one.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -33,6 +34,7 @@ INJECTED: dict[str, tuple[Answers, list[str]]] = {
             *("ending_decisions", "in_order", "waiting", "paying_once"),
         ],
     ),
+    "console": ({}, ["console_axe"]),
     "batch loop": ({"loop": "batch"}, ["ending_decisions", "waiting", "paying_once"]),
     "fleet with postgres": (
         {"locks": "postgres", "loop": "realtime"},
@@ -73,6 +75,7 @@ PROCESS_TESTS = (
 
 ANSWER_INDEPENDENT_TESTS = (
     *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
+    *("console_access", "console_browser", "console_hostile", "console_pages"),
     *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "durable"),
     "durable_crashes",
     *("effects", "embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub"),
@@ -101,9 +104,11 @@ SMOKE_TESTS = (
 """What is tried there even if it was in another environment: together they import everything."""
 
 
-def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[str]:
+def run_tests(
+    project: Project, url: str | None, axe: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run some of a project's own tests, on a shared server or on one of the project's own."""
-    env = {**os.environ, "PYTHONPATH": str(project.path / "src")}
+    env = {**os.environ, "PYTHONPATH": str(project.path / "src"), "AXE": str(axe or "")}
     env.pop("DATABASE_URL", None)
     if url is not None:
         env["DATABASE_URL"] = url
@@ -114,7 +119,7 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
     plugins = ("-p", "no:cacheprovider", *(PLUGINS if project.tree else ()))
 
     def run(modules: list[str]) -> subprocess.CompletedProcess[str]:
-        command = [project.python, "-m", "pytest", "-qx", *plugins, *modules]
+        command = [project.python, "-m", "pytest", "-qx", "-rs", *plugins, *modules]
         return subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
 
     with ThreadPoolExecutor(len(parts)) as pool:
@@ -122,7 +127,7 @@ def run_tests(project: Project, url: str | None) -> subprocess.CompletedProcess[
     package = next((project.path / "src").iterdir()).name
     clean = f"from {package}.infra.process.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
     subprocess.run([project.python, "-c", clean], cwd=project.path, env=env, check=True)
-    nothing_failed = subprocess.CompletedProcess("", 0, "", "")
+    nothing_failed = subprocess.CompletedProcess("", 0, "".join(each.stdout for each in runs), "")
     return next((run for run in runs if run.returncode != 0), nothing_failed)
 
 
@@ -178,6 +183,7 @@ def tested(
     template: Path,
     environment: Path,
     cluster: str,
+    axe: Path | None,
 ) -> Generator[dict[str, "Future[subprocess.CompletedProcess[str]]"]]:
     """The runs of the projects' own tests."""
     share(projects, trees)
@@ -191,7 +197,7 @@ def tested(
         runs = {
             name: pool.submit(prepare_and_test, projects[name], cluster) for name in longest[:large]
         }
-        runs |= {name: pool.submit(run_injected, name, template) for name in injected}
+        runs |= {name: pool.submit(run_injected, name, template, axe) for name in injected}
         yield runs | {
             name: pool.submit(prepare_and_test, projects[name], cluster) for name in longest[large:]
         }
@@ -206,7 +212,7 @@ def prepare_and_test(project: Project, url: str) -> subprocess.CompletedProcess[
     return run_tests(project, url)
 
 
-def run_injected(name: str, template: Path) -> subprocess.CompletedProcess[str]:
+def run_injected(name: str, template: Path, axe: Path | None) -> subprocess.CompletedProcess[str]:
     """Run injected in a project of their own."""
     answers, modules = INJECTED[name]
     path = PROJECTS / name.replace(" ", "-")
@@ -219,7 +225,7 @@ def run_injected(name: str, template: Path) -> subprocess.CompletedProcess[str]:
     )
     (path / "src" / "my_agent" / "agent" / "released_loop.py").write_text(released)
     files = [f"tests/test_{module}.py" for module in modules]
-    return run_tests(Project(path, answers, {}, modules=files), None)
+    return run_tests(Project(path, answers, {}, modules=files), None, axe)
 
 
 def test_projects_are_what_the_quick_renderer_says(
@@ -271,5 +277,7 @@ def test_a_projects_own_tests_pass(
     if "No interpreter found" in run.stderr:
         pytest.skip(f"uv finds no such Python here, and cannot fetch one: {run.stderr[:200]}")
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    if name == "console" and (left_out := re.search("^SKIPPED.*", run.stdout, re.MULTILINE)):
+        pytest.skip(f"the console was not tried in a browser: {left_out[0]}")
     counts = request.config.stash[COUNTS]
     counts["tested"] = counts.get("tested", 0) + 1

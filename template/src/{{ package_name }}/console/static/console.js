@@ -13,6 +13,7 @@
       this.address = address;
       this.names = new Set();
       this.closed = false;
+      this.opened = false; // true once it was: what came since it closed is missing on the page
       this.toggle = () => (document.hidden ? this.pause() : this.open());
       document.addEventListener("visibilitychange", this.toggle);
       this.toggle();
@@ -40,6 +41,8 @@
       this.source = new EventSource(this.address);
       this.source.onopen = (event) => {
         show("live");
+        if (this.opened) htmx.trigger(document.body, "reopened");
+        this.opened = true;
         if (this.onopen) this.onopen(event);
       };
       this.source.onerror = () => {
