@@ -18,10 +18,10 @@ from pytest_copie.plugin import Copie, Result
 from demo.render import BUILD, REPOSITORY, git, render, snapshot
 
 from .combinations import Answers, Renderer, Trees, behaviours, copy_questions, named
+from .owned import SHARED, Releases
 from .owner import commit
 
 UV = REPOSITORY / ".tools" / "bin" / "uv"
-SHARED = BUILD / "test-env"
 PROJECTS = BUILD / "projects"
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
 NEXT = "99.0.0"  # what lies here, released
@@ -65,6 +65,14 @@ def released(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def renderer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     """What renders many projects quickly."""
     return Renderer(template, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="session")
+def releases(
+    released: Path, renderer: Renderer, tmp_path_factory: pytest.TempPathFactory
+) -> Releases:
+    """What quickly renders untouched projects of releases, and what updates make of them."""
+    return Releases(released, renderer, tmp_path_factory.mktemp("releases"))
 
 
 @pytest.fixture(scope="session")
