@@ -263,7 +263,9 @@ def run_injected(name: str, template: Path) -> subprocess.CompletedProcess[str]:
 def test_projects_are_what_the_quick_renderer_says(
     projects: dict[str, Project], renderer: Renderer
 ) -> None:
-    for name, project in projects.items():
+    rendered = {name: project for name, project in projects.items() if project.by_copier}
+    assert rendered or not projects
+    for name, project in rendered.items():
         files = {
             str(path.relative_to(project.path)): path.read_bytes()
             for path in project.path.rglob("*")
