@@ -109,6 +109,25 @@ def behaviours() -> list[Answers]:
     return chosen
 
 
+def compared(projects: list[Answers]) -> list[Answers]:
+    """Choose projects in which every answer of all is, and every two answers about behaviour."""
+    wanted = {name: set(singles_and_pairs(answers)) for name, answers in enumerate(projects)}
+    missing = set[frozenset[tuple[str, str]]]().union(*wanted.values())
+    chosen: list[Answers] = []
+    while missing:
+        best = max(wanted, key=lambda name: len(missing & wanted[name]))
+        missing -= wanted[best]
+        chosen.append(projects[best])
+    return chosen
+
+
+def singles_and_pairs(answers: Answers) -> Iterator[frozenset[tuple[str, str]]]:
+    """Yield every answer of a combination, and every two of those about behaviour."""
+    yield from (frozenset([item]) for item in answers.items())
+    behaviour = {name: answers[name] for name in BEHAVIOUR}
+    yield from map(frozenset, pairs(behaviour))
+
+
 def pairs(answers: Answers) -> Iterable[tuple[tuple[str, str], ...]]:
     """Return every two answers of a combination."""
     return itertools.combinations(sorted(answers.items()), 2)

@@ -19,11 +19,11 @@ from pytest_copie.plugin import Copie, Result
 
 from demo.render import BUILD, REPOSITORY, git, render, snapshot
 
-from .combinations import Answers, Renderer, Trees, behaviours, copy_questions, named
+from .combinations import Answers, Renderer, Trees, behaviours, compared, copy_questions, named
+from .owned import SHARED, Releases
 from .owner import commit
 
 UV = REPOSITORY / ".tools" / "bin" / "uv"
-SHARED = BUILD / "test-env"
 PROJECTS = BUILD / "projects"
 RELEASES: dict[str, str] = tomllib.loads((REPOSITORY / "releases.toml").read_text())
 NEXT = "99.0.0"  # what lies here, released
@@ -74,6 +74,14 @@ def renderer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Render
 
 
 @pytest.fixture(scope="session")
+def releases(
+    released: Path, renderer: Renderer, tmp_path_factory: pytest.TempPathFactory
+) -> Releases:
+    """What quickly renders untouched projects of releases, and what updates make of them."""
+    return Releases(released, renderer, tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture(scope="session")
 def trees(
     renderer: Renderer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Trees:
@@ -111,23 +119,33 @@ class Project:
     answers: Answers
     tree: dict[str, str]
     """The digests of its files by their paths."""
+    by_copier: bool = True
+    """Whether Copier has rendered it, and not only the quick renderer."""
     python: Path = SHARED / "bin" / "python"
     modules: list[str] = field(default_factory=list[str])
 
 
 @pytest.fixture(scope="session")
-def projects(trees: Trees, template: Path) -> dict[str, Project]:
-    """A project for each behaviour, rendered by Copier; with --changed, for what has changed."""
+def projects(trees: Trees, renderer: Renderer, template: Path) -> dict[str, Project]:
+    """A project for each behaviour; with --changed, for what has changed.
+
+    Copier, which takes seconds for each, renders as many as `compared` chooses. The quick renderer makes the others.
+    """
     made = {named(answers): answers for answers in behaviours()}
     all_trees = {named(answers): tree for answers, tree in trees.by_answers}
     if trees.before is not None:
         made = changed(made, all_trees, trees.before.files())
     shutil.rmtree(PROJECTS, ignore_errors=True)
+    rendered = compared([*made.values()])
 
     def make(number: int, name: str) -> Project:
         path = PROJECTS / f"{number:02}"
-        render(path, template, made[name])
-        return Project(path, made[name], all_trees[name])
+        by_copier = made[name] in rendered
+        if by_copier:
+            render(path, template, made[name])
+        else:
+            renderer.write(all_trees[name], path)
+        return Project(path, made[name], all_trees[name], by_copier)
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(make, range(len(made)), made))

@@ -84,14 +84,15 @@ class Closures:
             looked_at = {each for each in self._tree if each.endswith(NOTICED)}
             return self._shape_of(looked_at)
         roots = {name, "tests/conftest.py", "tests/__init__.py"}
-        reached = self._reached(roots)
+        reached = self.reached(roots)
         if any("/migrations/" in each for each in reached):
             reached |= {
                 each for each in self._tree if "/migrations/" in each and each.endswith(".py")
             }
         return self._shape_of(reached)
 
-    def _reached(self, names: set[str]) -> set[str]:
+    def reached(self, names: set[str]) -> set[str]:
+        """Return these modules and all that they import, however far away."""
         reached: set[str] = set()
         left = names
         while left:

@@ -151,22 +151,20 @@ def test_only_who_answered_so_hears_of_it(trees: Trees, question: str, value: st
 
 
 def test_every_setting_is_used_by_the_code(trees: Trees) -> None:
+    words: dict[str, set[str]] = {}
     for name, (answers, code) in trees.of_code().items():
         if answers["event_types"] != VALUES["event_types"][0]:
             continue  # no setting has to do with those
         package = next(path for path in code if path.endswith("/config.py"))
         fields = re.findall(r"^    (\w+): .+=", trees.texts[code[package]].decode(), re.MULTILINE)
-        used = "\n".join(
-            trees.texts[digest].decode()
-            for path, digest in code.items()
-            if path.startswith("src/") and path != package
-        )
-        config = trees.texts[code[package]].decode()
-        unused = [
-            each
-            for each in fields
-            if not re.search(rf"\b{each}\b", used) and not re.search(rf"self\.{each}\b", config)
-        ]
+        service = {
+            digest for path, digest in code.items() if path.startswith("src/") and path != package
+        }
+        for digest in service - words.keys():
+            words[digest] = {*re.findall(r"\w+", trees.texts[digest].decode())}
+        used = set[str]().union(*(words[digest] for digest in service))
+        used.update(re.findall(r"\bself\.(\w+)", trees.texts[code[package]].decode()))
+        unused = [each for each in fields if each not in used]
         assert not unused, f"{name} has settings that nothing reads: {unused}"
 
 

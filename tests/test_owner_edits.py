@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.render import REPOSITORY, render
+from demo.render import REPOSITORY
 
+from .combinations import VALUES
 from .conftest import PLUGINS, RELEASES
+from .owned import OF_THE_OWNER, Releases, untouched, write_all
 from .owner import commit
 
 PAGE = (REPOSITORY / "docs" / "updating.md").read_text()
@@ -32,7 +34,6 @@ BEHAVIOURS = (
 )
 """Every loop and every trigger, of which an agent is made."""
 
-OF_THE_OWNER = ("src/my_agent/agent/", "tests/test_agent.py")
 CHECKED = ("src/my_agent/agent", "tests/test_agent.py")
 
 
@@ -98,20 +99,34 @@ def test_an_older_agent_with_the_edits_of_the_page_works_after_an_update(
     loop: str,
     trigger: str,
     released: Path,
+    releases: Releases,
     environment: Path,
     cluster: str,
     tmp_path: Path,
 ) -> None:
-    project, answers = tmp_path / "project", {"loop": loop, "trigger": trigger}
-    render(project, released, answers, version)
-    run(project, "git", "init", "--quiet")
-    commit(project, "Start")
+    """With the first behaviour, Copier updates the project. `test_updates.py` shows what others become by that."""
+    project = tmp_path / "project"
+    answers = {"loop": loop, "trigger": trigger, "event_types": VALUES["event_types"][0]}
+    by_copier = (loop, trigger) == BEHAVIOURS[0]
+    if by_copier:
+        untouched(released, project, version, answers)
+    else:
+        write_all(project, releases.before(version, answers))
+        run(project, "git", "init", "--quiet")
 
     for edit in edits_of(version):
         if edit.is_for(answers):
             run(project, "git", "apply", "-", text=edit.text)
-    commit(project, "Edit the agent")
-    run(project, "copier", "update", "--defaults", "--quiet")
+    if by_copier:
+        commit(project, "Edit the agent")
+        run(project, "copier", "update", "--defaults", "--quiet")
+    else:
+        edited = {
+            str(path.relative_to(project)): path.read_bytes()
+            for path in project.rglob("*")
+            if path.is_file() and ".git" not in path.relative_to(project).parts
+        }
+        write_all(project, releases.after(edited, answers))
 
     python = environment / "bin" / "python"
     run(project, "ruff", "format", "--check", *CHECKED)

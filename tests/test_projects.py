@@ -57,37 +57,35 @@ USUAL_TRIGGER = "error_threshold"
 AGENT_TESTS = ("agent",)
 """Modules of tests that are tried with every loop, trigger and kind of locks.
 
-All others meet one trigger. Those that no list below has are tried with each loop and the usual locks, and with
-each kind of locks and the usual loop.
+All others meet one trigger. Those that no list below has are tried with each loop, and so with each kind of locks:
+in the projects of `is_in_turn`.
 """
 
-STORE_TESTS = (
-    *("dropped", "held", "isolation", "locks", "memory", "order", "outcomes", "scoped_locks"),
-    "store",
-)
-"""What is tried for every kind of locks, whatever the loop: it looks at what lies below them."""
+STORE_TESTS = ("dropped", "held", "locks", "memory", "order", "outcomes", "scoped_locks")
+"""Tests that run for every kind of locks with one loop: their subject is below the loops, and takes locks."""
 
-PROCESS_TESTS = (
-    *("check", "cli", "forward", "light", "silent_connection", "start", "stop", "telemetry"),
-    "unavailable",
-)
-"""The same, about starting processes and watching them."""
+PROCESS_TESTS = ("check", "light", "silent_connection", "start", "stop", "telemetry", "unavailable")
+"""The same, for tests that start processes and watch them: with other locks, a process has other connections."""
 
 ANSWER_INDEPENDENT_TESTS = (
-    *("api", "api_clients", "backup", "breaker", "bytes", "cli_log", "cli_queue", "context"),
-    *("console_access", "console_browser", "console_hostile", "console_pages"),
-    *("cookbook", "dead_letters", "deadlines", "deprecated", "drafts", "durable"),
+    *("api", "api_clients", "backup", "breaker", "bytes", "cli", "cli_log", "cli_queue"),
+    *("context", "cookbook", "dead_letter_search", "dead_letters", "deadlines", "deprecated"),
+    *("drafts", "durable"),
     "durable_crashes",
-    *("effects", "embedded", "erased", "erasing", "headers", "heartbeat", "hostile_rows", "hub"),
-    *("indexes", "intake"),
-    *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pollers"),
+    *("effects", "embedded", "erased", "erasing", "forward", "headers", "heartbeat"),
+    *("hostile_rows", "hub", "indexes", "inspection", "intake", "isolation"),
+    *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pausing"),
+    "pollers",
     *("prompt", "provider", "rates", "readable", "reads", "red_team", "refusals", "requests"),
     *("resources", "retention", "revisions", "roles", "service_ids", "signatures", "sinks"),
-    *("sources", "store_latest", "store_log", "store_operating", "store_publishing"),
+    *("sources", "store", "store_latest", "store_log", "store_operating", "store_publishing"),
     *("store_subscribers", "streams", "terminal", "text", "unit_keys", "unreadable", "versions"),
     *("webhooks", "why"),
 )
-"""What knows nothing of loops and locks, and is tried once."""
+"""Tests that depend on neither loops nor locks, which run once. A name may be here before its module is."""
+
+INDEPENDENT_SUBJECTS = ("console",)
+"""First words of the names of more such modules, as in `test_console_pages.py`."""
 
 WAITING_TESTS = ("outages", "silent_connection", "stop")
 """What mostly waits until limits pass. A project's other modules are tried meanwhile."""
@@ -124,11 +122,17 @@ def run_tests(
 
     with ThreadPoolExecutor(len(parts)) as pool:
         runs = list(pool.map(run, filter(None, parts)))
+    if url is None or set(map(short_name, project.modules)) - {*AGENT_TESTS}:
+        remove_server(project, env)
+    nothing_failed = subprocess.CompletedProcess("", 0, "".join(each.stdout for each in runs), "")
+    return next((run for run in runs if run.returncode != 0), nothing_failed)
+
+
+def remove_server(project: Project, env: dict[str, str]) -> None:
+    """Delete the data of the server that a project's tests may have started, which is outside of its folder for root."""
     package = next((project.path / "src").iterdir()).name
     clean = f"from {package}.infra.process.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
     subprocess.run([project.python, "-c", clean], cwd=project.path, env=env, check=True)
-    nothing_failed = subprocess.CompletedProcess("", 0, "".join(each.stdout for each in runs), "")
-    return next((run for run in runs if run.returncode != 0), nothing_failed)
 
 
 def short_name(module: str) -> str:
@@ -167,13 +171,47 @@ def runs_with(answers: Answers, module: str) -> bool:
     if name in AGENT_TESTS:
         return True
     usual_loop, usual_locks = (answers[each] == VALUES[each][0] for each in ("loop", "locks"))
-    if name in ANSWER_INDEPENDENT_TESTS:
-        usual = usual_loop and usual_locks
-    elif name in STORE_TESTS or name in PROCESS_TESTS:
+    if name in STORE_TESTS or name in PROCESS_TESTS:
         usual = usual_loop
+    elif is_independent(name):
+        usual = usual_loop and usual_locks
     else:
-        usual = usual_loop or usual_locks
+        usual = is_in_turn(answers)
     return usual and answers["trigger"] == USUAL_TRIGGER
+
+
+def is_independent(name: str) -> bool:
+    """Tell whether a module of tests depends on neither loops nor locks."""
+    return name in ANSWER_INDEPENDENT_TESTS or name.partition("_")[0] in INDEPENDENT_SUBJECTS
+
+
+def is_in_turn(answers: Answers) -> bool:
+    """Tell whether a loop has its turn with these locks.
+
+    The loops take the kinds of locks in turn, so that each loop and each kind of locks has a project:
+
+        reference  realtime  batch  parallel
+        memory     postgres  redis  memory
+    """
+    loop, locks = (VALUES[each].index(answers[each]) for each in ("loop", "locks"))
+    return loop % len(VALUES["locks"]) == locks
+
+
+def test_each_loop_and_each_kind_of_locks_has_its_turn() -> None:
+    in_turn = [answers for answers in behaviours() if is_in_turn(answers)]
+
+    for question in ("loop", "locks"):
+        assert {answers[question] for answers in in_turn} == {*VALUES[question]}
+
+
+def test_a_module_of_an_unknown_subject_runs_with_every_loop() -> None:
+    usual = [answers for answers in behaviours() if answers["trigger"] == USUAL_TRIGGER]
+
+    assert {answers["loop"] for answers in usual if runs_with(answers, "tests/test_new.py")} == {
+        *VALUES["loop"]
+    }
+    for name in ("console", "console_pages"):
+        assert sum(runs_with(answers, f"tests/test_{name}.py") for answers in usual) == 1
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +269,9 @@ def run_injected(name: str, template: Path, axe: Path | None) -> subprocess.Comp
 def test_projects_are_what_the_quick_renderer_says(
     projects: dict[str, Project], renderer: Renderer
 ) -> None:
-    for name, project in projects.items():
+    rendered = {name: project for name, project in projects.items() if project.by_copier}
+    assert rendered or not projects
+    for name, project in rendered.items():
         files = {
             str(path.relative_to(project.path)): path.read_bytes()
             for path in project.path.rglob("*")

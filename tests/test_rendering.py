@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,11 +42,18 @@ def files_of(project: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def project(template: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def defaults(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of all defaults, by the plain command that a user types: it trusts nothing."""
-    render(tmp_path / "project", template)
-    return tmp_path / "project"
+    path = tmp_path_factory.mktemp("defaults") / "project"
+    render(path, template)
+    return path
+
+
+@pytest.fixture
+def project(defaults: Path, tmp_path: Path) -> Path:
+    """A copy of that project, which a test may change."""
+    return shutil.copytree(defaults, tmp_path / "project")
 
 
 def rendered(result: Result) -> Path:

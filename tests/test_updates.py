@@ -5,22 +5,20 @@ and have events on their way in the database.
 """
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from demo.render import REPOSITORY, git, render
+from demo.render import REPOSITORY, git
 from tools.release import VERSION
 
-from .combinations import ALL_FIELDS, BEHAVIOUR, Answers, offered_in
-from .conftest import AFTER_NEXT, NEXT, PLUGINS, RELEASES, SHARED
-from .import_closure import STARTS_PROCESSES
+from .combinations import ALL_FIELDS, ANSWERS_FILE, BEHAVIOUR, VALUES, Answers, offered_in
+from .conftest import AFTER_NEXT, NEXT, PLUGINS, RELEASES
+from .import_closure import STARTS_PROCESSES, Closures
+from .owned import SHOW_ALL, Owned, Releases, Stock, untouched, write_all
 from .owner import (
     DELETED,
     HELLO,
@@ -29,13 +27,15 @@ from .owner import (
     OURS,
     commit,
     lines_anywhere,
-    make_it_mine,
     write_at_new_places,
 )
 
 TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
-TOUCHED = ("agent", "api", "architecture", "migrations", "revisions", "start", "trace", "versions")
+TOUCHED = ("agent", "api", "architecture", "migrations", "trace", "versions")
 """Modules of tests that an owner's lines could break."""
+
+TOUCHED_ONCE = ("revisions", "start")
+"""More of them, which start processes: they run in one shape."""
 
 SHAPES: dict[str, dict[str, str]] = {
     "defaults": {},
@@ -47,50 +47,28 @@ SHAPES: dict[str, dict[str, str]] = {
     },
 }
 
+ENDS = [version for version in RELEASES if version in (next(iter(RELEASES)), [*RELEASES][-1])]
+"""The first release and the last one, for what hardly depends on the release."""
+
 TURNS = 4  # projects with the untouched agents of one release: as many as there are loops
 EVENTS = 13  # of each scope; the last six alone make every trigger act, however slow an update is
-SHOW_ALL = "always::DeprecationWarning"
 SCOPES = ("north", "east", "south")  # of `in_flight.py`
 
 
-@dataclass
-class Owned:
-    """A project that somebody made their own, from some release."""
+def handle(project: Owned, *numbers: int, url: str) -> str:
+    """Let the project's agent handle events of several scopes with these numbers; see `in_flight.py`."""
+    env = {"DATABASE_URL": url, "TIMERS": "{}", "AGENT_BATCH_WAIT": "0.2"}
+    return project.run(TRIAL, "handle", *map(str, numbers), PYTHONWARNINGS=SHOW_ALL, **env)
 
-    path: Path
-    template: Path
 
-    def copier(self, *args: str, code: int = 0) -> str:
-        """Run Copier in the project, without trust."""
-        ran = subprocess.run(["copier", *args], cwd=self.path, capture_output=True, text=True)
-        assert ran.returncode == code, ran.stdout + ran.stderr
-        return ran.stdout + ran.stderr
-
-    def update(self, **answers: str) -> str:
-        """Update to the newest release, with other answers if given."""
-        data = [part for name, value in answers.items() for part in ("--data", f"{name}={value}")]
-        return self.copier("update", "--defaults", *data)
-
-    def files(self, under: str = "") -> dict[str, str]:
-        """Return the text of every file that git knows."""
-        names = git("ls-files", "--cached", "--others", "--exclude-standard", at=self.path)
-        paths = [self.path / name for name in names.splitlines() if name.startswith(under)]
-        return {
-            str(path.relative_to(self.path)): path.read_text() for path in paths if path.exists()
-        }
-
-    def run(self, *args: str | Path, **env: str) -> str:
-        """Run Python with the project's code."""
-        variables = {**os.environ, "PYTHONPATH": str(self.path / "src"), **env}
-        command = [SHARED / "bin" / "python", *args]
-        ran = subprocess.run(command, cwd=self.path, env=variables, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-3000:]
-        return ran.stdout + ran.stderr
-
-    def handle(self, *numbers: int, url: str) -> str:
-        """Let the agent handle events of several scopes with these numbers; see `in_flight.py`."""
-        env = {"DATABASE_URL": url, "TIMERS": "{}", "AGENT_BATCH_WAIT": "0.2"}
-        return self.run(TRIAL, "handle", *map(str, numbers), PYTHONWARNINGS=SHOW_ALL, **env)
+def tried() -> list[tuple[str, str]]:
+    """Return every release with the defaults, and its ends with the other shapes."""
+    usual, *others = SHAPES
+    return [
+        (version, shape)
+        for version in RELEASES
+        for shape in ((usual, *others) if version in ENDS else (usual,))
+    ]
 
 
 @pytest.fixture(params=RELEASES)
@@ -99,13 +77,22 @@ def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def stock(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """Projects that several tests begin with."""
+    return Stock(released, tmp_path_factory.mktemp("stock"))
+
+
 @pytest.fixture
-def owned(released: Path, version: str, tmp_path: Path, shape: str) -> Owned:
+def owned(stock: Stock, version: str, tmp_path: Path, shape: str) -> Owned:
     """A project of a release, which its owner made their own."""
-    path = tmp_path / "project"
-    render(path, released, SHAPES[shape], version)
-    make_it_mine(path)
-    return Owned(path, released)
+    return stock.owned(version, SHAPES[shape], tmp_path / "project")
+
+
+@pytest.fixture
+def updated(stock: Stock, version: str, tmp_path: Path, shape: str) -> Owned:
+    """The same project after its update to what lies here, which is not committed."""
+    return stock.updated(version, SHAPES[shape], tmp_path / "updated")
 
 
 @pytest.fixture
@@ -127,75 +114,84 @@ def test_releases_are_versions_of_commits_in_the_history() -> None:
         git("merge-base", "--is-ancestor", revision, "HEAD", at=REPOSITORY)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("version", "shape"), tried())
 def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
-    owned: Owned, cluster: str, database: str, version: str, shape: str
+    owned: Owned, updated: Owned, cluster: str, database: str, version: str, shape: str
 ) -> None:
     agent, env = owned.files("src/my_agent/agent"), (owned.path / ".env").read_text()
     before = owned.files()
     env_of_trial = {"DATABASE_URL": database, "EVENT_LEASE": "1", "TIMERS": "{}"}
     owned.run(TRIAL, "before", **env_of_trial)
 
-    owned.update()
-
-    after = owned.files()
+    after = updated.files()
     conflicts = conflicts_in(after)
     assert not conflicts, f"an update met the owner's lines in {conflicts}"
     assert not [name for name in after if name.endswith(".rej")]
     for name, line in lines_anywhere("my_agent", before):
         assert line in after[name], f"{name} lost {line!r}"
-    assert owned.files("src/my_agent/agent") == agent, "the agent is its owner's, to the byte"
+    assert updated.files("src/my_agent/agent") == agent, "the agent is its owner's, to the byte"
     assert "class RoomEnteredEvent" in after["src/my_agent/core/events.py"]
     assert HELLO in after["src/my_agent/core/deps.py"]
     assert '"/rooms": rooms' in after["src/my_agent/api/routes/__init__.py"]
     assert OURS in after["pyproject.toml"]
-    assert (owned.path / ".env").read_text() == env
-    assert not (owned.path / DELETED).exists(), "what was deleted stays deleted"
-    assert "cover all 8 events" in owned.run(TRIAL, "after", **env_of_trial)
+    assert (updated.path / ".env").read_text() == env
+    assert not (updated.path / DELETED).exists(), "what was deleted stays deleted"
+    assert "cover all 8 events" in updated.run(TRIAL, "after", **env_of_trial)
     if version == release_to_test(shape):
         tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS]
-        some = {f"tests/test_{name}.py" for name in TOUCHED}
+        touched = {f"tests/test_{name}.py" for name in TOUCHED}
         if shape == "defaults":
-            some |= {
-                name for name in after if name.startswith("tests/test_") and is_quick(after[name])
-            }
-        owned.run(*tests, *sorted(some), DATABASE_URL=cluster)
+            updated.run(*tests, "--collect-only")
+            touched |= quick_tests_of_the_agent(after)
+            touched |= {f"tests/test_{name}.py" for name in TOUCHED_ONCE}
+        updated.run(*tests, *sorted(touched), DATABASE_URL=cluster)
+
+
+def quick_tests_of_the_agent(files: dict[str, str]) -> set[str]:
+    """Return the modules of tests that import the agent, however far away, and start no processes."""
+    code = {name: text for name, text in files.items() if name.endswith(".py")}
+    closures = Closures(
+        {name: name for name in code}, {name: text.encode() for name, text in code.items()}
+    )
+    return {
+        name
+        for name, text in code.items()
+        if name.startswith("tests/test_") and is_quick(text)
+        if any(each.startswith("src/my_agent/agent/") for each in closures.reached({name}))
+    }
 
 
 def release_to_test(shape: str) -> str:
     """Return the release from which a shape's own tests run after the update: but for `agent/`, the code is the same."""
-    return [*RELEASES][[*SHAPES].index(shape) % len(RELEASES)]
+    return ENDS[[*SHAPES].index(shape) % len(ENDS)]
 
 
 def test_lines_at_the_new_places_work_and_outlast_the_next_update(
-    owned: Owned, cluster: str
+    updated: Owned, cluster: str
 ) -> None:
-    owned.update()
-    commit(owned.path, "Update")
-    write_at_new_places(owned.path)
-    written = owned.files()
+    commit(updated.path, "Update")
+    write_at_new_places(updated.path)
+    written = updated.files()
     test = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS, "tests/test_places.py"]
-    owned.run(*test, DATABASE_URL=cluster)
+    updated.run(*test, DATABASE_URL=cluster)
 
-    with next_release(owned.template, beside_the_places):
-        owned.update()
+    with next_release(updated.template, beside_the_places):
+        updated.update()
 
-    after = owned.files()
+    after = updated.files()
     assert not conflicts_in(after)
     changed = {name for name in after if after[name] != written.get(name)}
     assert {f"src/my_agent/{name}" for name in BESIDE} <= changed, "the release changes these files"
     lines = [line for line in written["src/my_agent/resources.py"].splitlines() if "desk" in line]
     assert all(line in after["src/my_agent/resources.py"] for line in lines)
-    owned.run(*test, DATABASE_URL=cluster)
+    updated.run(*test, DATABASE_URL=cluster)
 
 
 def test_an_owner_who_takes_every_release_in_turn_meets_no_conflict(
-    released: Path, cluster: str, database: str, tmp_path: Path
+    stock: Stock, cluster: str, database: str, tmp_path: Path
 ) -> None:
     first, *later = RELEASES
-    owned = Owned(tmp_path / "project", released)
-    render(owned.path, released, {}, first)
-    make_it_mine(owned.path)
+    owned = stock.owned(first, {}, tmp_path / "project")
     agent = owned.files("src/my_agent/agent")
     written = list(lines_anywhere("my_agent", owned.files()))
     env_of_trial = {"DATABASE_URL": database, "EVENT_LEASE": "1", "TIMERS": "{}"}
@@ -252,6 +248,7 @@ def next_release(template: Path, change: Callable[[Path], None]) -> Generator[No
         git("reset", "--quiet", "--hard", NEXT, at=template)
 
 
+@pytest.mark.parametrize("version", ENDS)
 def test_where_both_changed_a_line_an_update_shows_both_and_merges_the_rest(
     owned: Owned, version: str
 ) -> None:
@@ -358,13 +355,13 @@ def test_an_owners_loop_with_deprecated_names_handles_every_scope_in_order(
     released: Path, database: str, tmp_path: Path
 ) -> None:
     project = untouched(released, tmp_path / "project", "0.1.0", {"trigger": "immediate"})
-    project.handle(0, 1, 7, url=database)  # by the loop of 0.1.0, which lacks two of the names
+    handle(project, 0, 1, 7, url=database)  # by the loop of 0.1.0, which lacks two of the names
     (project.path / "src" / "my_agent" / "agent" / "loop.py").write_text(LOOP)
     commit(project.path, "Write our own loop")
 
     project.update()
 
-    printed = project.handle(7, EVENTS, EVENTS, url=database)
+    printed = handle(project, 7, EVENTS, EVENTS, url=database)
     covered, held = report_in(printed)
     assert covered == published(EVENTS), "each scope's events are acted on once, in order"
     assert not any(held.values())
@@ -377,18 +374,36 @@ def test_an_owners_loop_with_deprecated_names_handles_every_scope_in_order(
 
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_an_untouched_agent_of_a_release_handles_every_scope_to_the_end(
-    released: Path, version: str, turn: int, database: str, tmp_path: Path
+    released: Path, releases: Releases, version: str, turn: int, database: str, tmp_path: Path
 ) -> None:
-    project = untouched(released, tmp_path / "project", version, agents_of(version)[turn])
-    agent = project.files("src/my_agent/agent")
-    project.handle(0, 4, 7, url=database)
+    """One turn of each release is an update by Copier. It shows that the other turns need none."""
+    answers = agents_of(version)[turn] | {"event_types": VALUES["event_types"][0]}
+    before = releases.before(version, answers)
+    after = releases.after(before, answers)
+    project = Owned(tmp_path / "project", released)
+    by_copier = turn == [*RELEASES].index(version) % TURNS
+    if by_copier:
+        untouched(released, project.path, version, answers)
+        assert bytes_of(project) == before
+    else:
+        write_all(project.path, before)
+    handle(project, 0, 4, 7, url=database)
 
-    project.update()
+    if by_copier:
+        project.update()
+        assert bytes_of(project) == after
+    else:
+        write_all(project.path, after)
 
-    assert project.files("src/my_agent/agent") == agent
-    covered, held = report_in(project.handle(7, EVENTS, EVENTS, url=database))
+    covered, held = report_in(handle(project, 7, EVENTS, EVENTS, url=database))
     assert all(covered.values()), f"no action in some scope: {covered}"
     assert {scope: covered[scope] + held[scope] for scope in SCOPES} == published(EVENTS)
+
+
+def bytes_of(project: Owned) -> dict[str, bytes]:
+    """Return what the files say that git knows, the answers file aside."""
+    files = project.files()
+    return {name: text.encode() for name, text in files.items() if name != ANSWERS_FILE}
 
 
 def test_the_untouched_agents_have_every_loop_trigger_and_kind_of_locks_of_each_release() -> None:
@@ -418,14 +433,6 @@ def agents_of(version: str) -> list[Answers]:
     ]
 
 
-def untouched(released: Path, path: Path, version: str, answers: Answers) -> Owned:
-    """Render a project of a release, and commit it as it is."""
-    render(path, released, answers, version)
-    git("init", "--quiet", at=path)
-    commit(path, "Start")
-    return Owned(path, released)
-
-
 def report_in(printed: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the events of each scope that were acted on, and those that are held."""
     [found] = re.findall("^report: (.*)$", printed, re.MULTILINE)
@@ -443,6 +450,7 @@ def is_quick(module: str) -> bool:
     return not any(sign in module for sign in STARTS_PROCESSES)
 
 
+@pytest.mark.parametrize("version", ENDS)
 def test_another_answer_on_update_changes_what_it_says_and_not_the_agent(owned: Owned) -> None:
     agent = owned.files("src/my_agent/agent")
 
@@ -462,15 +470,15 @@ def test_another_answer_on_update_changes_what_it_says_and_not_the_agent(owned: 
     assert not re.search("^<<<<<<< ", "\n".join(after.values()), re.MULTILINE)
 
 
-def test_check_update_says_whether_there_is_a_newer_release(owned: Owned) -> None:
+def test_check_update_says_whether_there_is_a_newer_release(owned: Owned, updated: Owned) -> None:
     owned.copier("check-update", "--quiet", code=2)
 
-    owned.update()
-    commit(owned.path, "Update")
+    commit(updated.path, "Update")
 
-    owned.copier("check-update", "--quiet", code=0)
+    updated.copier("check-update", "--quiet", code=0)
 
 
+@pytest.mark.parametrize("version", ENDS[-1:])
 def test_recopy_writes_over_the_agent(owned: Owned) -> None:
     owned.copier("recopy", "--defaults", "--overwrite", "--quiet")
 
@@ -479,6 +487,7 @@ def test_recopy_writes_over_the_agent(owned: Owned) -> None:
     )
 
 
+@pytest.mark.parametrize("version", ENDS[-1:])
 def test_a_new_question_answers_itself(owned: Owned) -> None:
     def ask(template: Path) -> None:
         with (template / "copier.yml").open("a") as questions:
