@@ -40,6 +40,8 @@
       this.source = new EventSource(this.address);
       this.source.onopen = (event) => {
         show("live");
+        if (this.missed) htmx.trigger(document.body, "return");
+        this.missed = true; // what comes between this connection and another
         if (this.onopen) this.onopen(event);
       };
       this.source.onerror = () => {
