@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from ..api.clients import Client
 from ..api.deps import ServiceDep
-from ..api.routes.health import Readiness, readiness
+from ..api.routes.health import ModelState, Readiness, readiness
 from ..api.sessions import CONSOLE_PATH
 from ..core.units import Seconds
 from ..infra.database import DATABASE_UNAVAILABLE
@@ -99,7 +99,7 @@ def _attention(state: Readiness, queue: Queue, subscriber: str) -> Iterator[Atte
             yield Attention("bad", f"The task {name} is {task.state}: {task.error or 'no error'}")
     for model in state.models.values():
         if model.breaker != "closed":
-            yield _model_attention(model.name, model.cause, model.retry_in, model.error)
+            yield _model_attention(model)
     for name, poller in state.pollers.items():
         if poller.state != "ok":
             error = f"The poller {name} failed {poller.failures} times: {poller.error}"
@@ -122,17 +122,11 @@ def _dead_letters(count: int, subscriber: str) -> Attention:
     )
 
 
-def _model_attention(
-    name: str, cause: str | None, retry_in: Seconds, error: str | None
-) -> Attention:
-    reason = {
-        "budget": "has spent the budget of this hour",
-        "misconfigured": "is not configured correctly",
-        "outage": "does not answer",
-    }.get(cause or "", "is not used for now")
-    again = f" Events wait; it is tried again in {duration(retry_in)}."
-    sentence = f"The model {name} {reason}: {error or 'no error is known'}."
-    return Attention("warn" if cause == "budget" else "bad", sentence + again)
+def _model_attention(model: ModelState) -> Attention:
+    again = duration(model.retry_in)
+    sentence = f"Events wait for the model {model.name}, which is tried again in {again}"
+    level = "warn" if model.cause == "budget" else "bad"
+    return Attention(level, f"{sentence}: {model.error or 'its last request failed'}")
 
 
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
