@@ -11,7 +11,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import httpx2
