@@ -1,5 +1,7 @@
 """Checks the queue: events that wait in silent scopes, workers that do not see each other, and missing ones."""
 
+from collections.abc import Sequence
+
 import asyncpg
 
 from .. import COMMAND
@@ -8,6 +10,7 @@ from ..core.units import Seconds
 from ..infra.connections import CONNECT_TIMEOUT, open_connection
 from ..infra.locks import ScopedLocks
 from ..infra.store.connections import claim_connection_prefix
+from ..infra.store.pausing import Pause, read_pauses
 from ..infra.store.stats import QueueStats, stats
 from .findings import Finding, ok, warning
 
@@ -68,6 +71,7 @@ async def _faults(connection: asyncpg.Connection, settings: Settings) -> list[Fi
         if count > 1 and not ScopedLocks.across_processes
     ]
     found += [_unclaimed(each) for each in counts if _is_unclaimed(each, workers)]
+    found += [_paused(each, counts) for each in await read_pauses(connection.fetch)]
     running = ", ".join(f"{count} for {name}" for name, count in workers.items() if count)
     return found or [ok("queue", f"workers: {running or 'none runs now'}")]
 
@@ -99,6 +103,15 @@ def _is_unclaimed(counts: QueueStats, workers: dict[str, int]) -> bool:
     if workers[counts.subscriber]:
         return False
     return any(workers.values()) or (counts.oldest_seconds or 0.0) > UNCLAIMED
+
+
+def _paused(pause: Pause, counts: Sequence[QueueStats]) -> Finding:
+    depth = sum(each.depth for each in counts if each.subscriber == pause.subscriber)
+    return warning(
+        "paused",
+        f"Resume it once its reason is gone (`{COMMAND} resume {pause.subscriber}`)",
+        f"{pause}, and has {depth} pending events",
+    )
 
 
 def _unclaimed(counts: QueueStats) -> Finding:

@@ -20,7 +20,7 @@ from ..config import Settings, get_settings
 from ..infra.database import StartupError
 from ..infra.text import one_line, without_passwords
 from ..settings_sources import find_misspelt
-from . import check, events, queue, service, why
+from . import check, events, pausing, queue, service, why
 from .output import CommandFailed, OutputClosed, discard, fail, warn
 from .store import describe
 
@@ -55,7 +55,7 @@ app = Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (service, check, events, queue, why):
+for part in (service, check, events, queue, pausing, why):
     app.add_typer(part.app)
 
 

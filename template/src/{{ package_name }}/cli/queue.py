@@ -32,7 +32,10 @@ EventId = Annotated[str, typer.Argument(help="The id, as `dlq list` shows it.")]
 @app.command(epilog=f"Examples: {COMMAND} stats, {COMMAND} stats --json | jq '.[0].depth'")
 def stats(as_json: Json = False) -> None:
     """Show the pending, in-flight, held and dead deliveries of each subscriber."""
-    rows = [row._asdict() for row in with_store(lambda store: store.stats())]
+    rows = [
+        row._asdict() | {"paused_at": row.paused_at and row.paused_at.isoformat(timespec="seconds")}
+        for row in with_store(lambda store: store.stats())
+    ]
     print_rows(rows, "There are no subscribers.", as_json=as_json)
 
 

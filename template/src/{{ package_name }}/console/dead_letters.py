@@ -150,7 +150,7 @@ async def show_dead_letters(
         letters=found.letters,
         more_groups=max(0, len(groups) - MAX_GROUPS),
         newest=url(DEAD_LETTERS_PATH, **query) if before else None,
-        older=url(DEAD_LETTERS_PATH, **query, before=found.before) if found.before else None,
+        older=url(DEAD_LETTERS_PATH, **query, before=str(found.before)) if found.before else None,
     )
 
 

@@ -11,7 +11,6 @@ from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
 from ..core.events import BaseEvent, event_types, public_types
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
-from ..infra.store.codec import COLUMNS
 from ..infra.store.inspection import EventSearch, FoundPage
 from ..infra.store.why import explain
 from .access import Viewer
@@ -142,7 +141,8 @@ def _payload(event: Stored) -> object:
     """Return the fields of an event's own type."""
     if isinstance(event, UnreadableEvent | ErasedEvent):
         return event.payload
-    return {name: getattr(event, name) for name in type(event).model_fields if name not in COLUMNS}
+    own = (name for name in type(event).model_fields if name not in BaseEvent.model_fields)
+    return {name: getattr(event, name) for name in own if name != "type"}
 
 
 def _covers(event: Stored) -> list[str]:

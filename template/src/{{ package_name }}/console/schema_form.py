@@ -170,20 +170,21 @@ def _plain(schema: Schema, definitions: Schema) -> tuple[Schema, bool]:
         elif "anyOf" in schema:
             branches = [each for each in schema["anyOf"] if each.get("type") != "null"]
             nullable = nullable or len(branches) < len(schema["anyOf"])
-            if not (one := _only(branches)):
+            one = _only(branches)
+            if one is None:
                 return schema, nullable
-            schema = one
+            schema = {"maxLength": MAX_LINE, **one} if len(branches) > 1 else one
         else:
             break
     return schema, nullable
 
 
 def _only(branches: list[Any]) -> Any:
-    """Return the one branch that a text can be entered for: of a decimal number, the one with a pattern."""
+    """Return the only branch; of a decimal number, which may be a JSON number or a text, the text."""
     if len(branches) == 1:
         return branches[0]
     kinds = [each.get("type") for each in branches]
-    return branches[1] if kinds == ["number", "string"] and "pattern" in branches[1] else None
+    return branches[1] if kinds == ["number", "string"] else None
 
 
 def _kind(schema: Schema, nullable: bool) -> Kind:

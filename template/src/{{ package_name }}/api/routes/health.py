@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from ... import COMMAND
 from ...core.units import Seconds
 from ...infra.database import DATABASE_UNAVAILABLE
 from ...infra.pollers import poller_states
@@ -160,14 +161,15 @@ async def ready(service: ServiceDep, details: Details = True) -> JSONResponse:
 async def readiness(service: Service) -> Readiness:
     """Return whether the process is ready for work, with the state of its dependencies."""
     database = await _database(service)
-    up = database == "ok"
+    up, state = database == "ok", service.status()
+    state["warnings"] = [*state["warnings"], *(await _pauses(service) if up else ())]
     return Readiness(
         status=_status(service, database),
         database=database,
         retention=await _retention(service) if up else None,
         pollers=await _pollers(service) if up else {},
         journal=await _journal(service) if up else None,
-        **service.status(),
+        **state,
     )
 
 
@@ -199,6 +201,17 @@ async def _journal(service: Service) -> JournalState | None:
         async with asyncio.timeout(READY_TIMEOUT):
             return JournalState(**(await service.store.journal.size())._asdict())
     return None
+
+
+async def _pauses(service: Service) -> list[str]:
+    """Return a warning for each subscriber that is paused."""
+    with suppress(*DATABASE_UNAVAILABLE, TimeoutError):
+        async with asyncio.timeout(READY_TIMEOUT):
+            return [
+                f"{pause}, so its events wait: resume it by `{COMMAND} resume {pause.subscriber}`"
+                for pause in await service.store.admin.pauses()
+            ]
+    return []
 
 
 async def _pollers(service: Service) -> dict[str, PollerStatus]:

@@ -69,7 +69,12 @@ class StoreConnections:
         self.drafts = Drafts(
             self._dedicate(synchronous_commit=False, limit=NOTIFY_TIMEOUT), self.notifier
         )
-        self.readers = make_readers(pool, self._dedicated, settings)
+        # The console's, opened by its first page: in the pool, the planner's choices would vary, and compiling a plan
+        # takes longer than these statements. `/ready` does not check it either.
+        self._inspecting = self._dedicate(limit=read_timeout(settings))
+        self.readers = make_readers(
+            pool, {**self._dedicated, "inspect": self._inspecting}, settings
+        )
 
     def for_claims(self) -> DedicatedConnection:
         """Return a new connection for the claims of a consumer, which closes it.
@@ -112,7 +117,8 @@ class StoreConnections:
     async def close(self) -> None:
         """Send the last wake-up and close the connections, in bounded time."""
         await asyncio.gather(self.notifier.close(), self.drafts.close())
-        await asyncio.gather(*(connection.close() for connection in self._dedicated.values()))
+        dedicated = (*self._dedicated.values(), self._inspecting)
+        await asyncio.gather(*(connection.close() for connection in dedicated))
 
 
 def claim_connection_prefix(subscriber: str) -> str:

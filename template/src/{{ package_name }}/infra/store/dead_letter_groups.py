@@ -4,20 +4,28 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..database import Fetch
-from .dead_letters import GROUP_OF_ERROR, MATCHES_SEARCH, DeadLetterSearch
+from .dead_letters import MATCHES_SEARCH, MAX_ERROR_LENGTH, VARYING, DeadLetterSearch
 
 MAX_GROUPED = 10_000
 """The newest matching dead letters that are grouped."""
+MAX_ERRORS = 2_500
+"""The newest different errors of these that are compared: a regular expression takes 10 us for each."""
+
+# Equal errors first, which takes no regular expression.
 GROUPS = f"""
-SELECT s.error, count(*) AS count, max(s.dead_at) AS newest,
+SELECT s.shape AS error, sum(s.count)::bigint AS count, max(s.newest) AS newest,
        (SELECT e.id FROM events e WHERE e.seq = max(s.seq)) AS sample
-  FROM (SELECT d.seq, d.dead_at, {GROUP_OF_ERROR} AS error
-          FROM (SELECT d.seq, d.dead_at, d.error
-                  FROM deliveries d
-                 WHERE {MATCHES_SEARCH}
-                 ORDER BY d.dead_at DESC
-                 LIMIT {MAX_GROUPED}) AS d) AS s
- GROUP BY s.error
+  FROM (SELECT regexp_replace(l.error, {VARYING}, '…', 'g') AS shape, l.*
+          FROM (SELECT d.error, count(*) AS count, max(d.dead_at) AS newest, max(d.seq) AS seq
+                  FROM (SELECT d.seq, d.dead_at, left(d.error, {MAX_ERROR_LENGTH}) AS error
+                          FROM deliveries d
+                         WHERE {MATCHES_SEARCH}
+                         ORDER BY d.dead_at DESC
+                         LIMIT {MAX_GROUPED}) AS d
+                 GROUP BY d.error
+                 ORDER BY newest DESC
+                 LIMIT {MAX_ERRORS}) AS l) AS s
+ GROUP BY s.shape
  ORDER BY count DESC, newest DESC
  LIMIT $10
 """  # noqa: S608 - interpolates constant SQL only
@@ -30,7 +38,7 @@ class DeadLetterGroup:
     error: str | None
     """The error, with `…` for each part that varies; None if they have none."""
     count: int
-    """Counted among the newest `MAX_GROUPED`."""
+    """Counted among the newest `MAX_GROUPED`, and `MAX_ERRORS` different errors of these."""
     newest: datetime
     """When the newest of them was dead-lettered."""
     sample: str

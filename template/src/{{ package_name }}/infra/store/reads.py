@@ -26,6 +26,8 @@ class Readers(NamedTuple):
     """New events."""
     catch_up: Fetch
     """Events that a reader missed; readers take turns, a page each."""
+    inspect: Fetch
+    """What the console shows, a statement at a time: it may scan, and nothing else waits for it."""
 
 
 class LimitedFetch:
@@ -77,6 +79,9 @@ def make_readers(
         list=LimitedFetch(pooled, half, limit).fetch,
         follow=connections["follow"].fetch,
         catch_up=LimitedFetch(connections["catch up"].fetch, 1).fetch,
+        inspect=_name_timeout_setting(
+            LimitedFetch(connections["inspect"].fetch, 1, limit).fetch, settings
+        ),
     )
 
 

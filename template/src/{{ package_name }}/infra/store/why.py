@@ -12,6 +12,7 @@ from ..database import Fetch, Row
 from .claim import IS_PENDING, claimed_at
 from .codec import ERASED, load_json_or_text
 from .fates import Fate, Why, with_unfinished
+from .pausing import Pause
 from .stats import EXACT_COUNT_LIMIT
 from .times import calendar_time, with_timezone
 
@@ -30,7 +31,7 @@ SELECT e.seq, e.id, e.type, e.source, e.scope, {calendar_time("e.timestamp")} AS
 DELIVERIES = f"""
 SELECT s.name AS subscriber, d.seq IS NOT NULL AS exists, coalesce(d.attempts, 0) AS attempts,
        coalesce(d.fence, 0) AS fence, d.lease, {calendar_time("d.due_at")} AS due_at,
-       d.due_at > 'epoch' AND d.due_at > now() AS later,
+       d.due_at > 'epoch' AND d.due_at > now() AS later, s.paused_at, s.paused_by,
        {calendar_time("d.held_at")} AS held_at, {calendar_time("d.dead_at")} AS dead_at, d.error, d.traceback,
        (SELECT count(*) FROM deliveries h
          WHERE h.subscriber = s.name AND h.scope = e.scope AND h.held_at IS NOT NULL) AS held,
@@ -108,7 +109,14 @@ async def _fate(fetch: Fetch, event: Row, delivery: Row, settings: Settings) -> 
         fate = _in_flight(delivery)
     else:
         fate = await _waiting(fetch, event, delivery, strict=settings.event_order == "strict")
-    return await with_unfinished(fetch, event["scope"], event["seq"], fate)
+    fate = await with_unfinished(fetch, event["scope"], event["seq"], fate)
+    return fate if delivery["paused_at"] is None else _paused(delivery, fate)
+
+
+def _paused(delivery: Row, fate: Fate) -> Fate:
+    """Return the state of an unsettled event whose subscriber is paused."""
+    pause = Pause(delivery["subscriber"], delivery["paused_at"], delivery["paused_by"])
+    return fate._replace(reason=f"{fate.reason} And {pause}: nobody claims for it.")
 
 
 async def _settled(fetch: Fetch, event: Row, subscriber: str) -> Fate:

@@ -7,11 +7,12 @@ from ....core.units import Scope
 from ...database import Fetch, Row
 from ..byte_budget import read_within
 from ..codec import load_json_or_text
+from ..times import calendar_time
 
-COVERED_IDS = 2_000
-"""The covered events after which no further action is looked into; one action is in any case."""
-NEXT_DEEDS = 3
-"""The actions above a page that may cover events on it: each covers what its scope held, so the first one does."""
+DEEDS_AT_ONCE = 20
+"""The actions and drops that are read at a time, until they and what they cover fill a page."""
+NEXT_DEEDS = 10
+"""The actions above a page that may cover events on it: the first one does, and later ones cover what was retried."""
 CLOCK_SLACK = "interval '10 minutes'"
 """How far the order of times may differ from that of `seq`: long transactions, and clocks that are set."""
 
@@ -30,9 +31,9 @@ BELOW = "r.seq < $3 AND r.recorded_at <= (SELECT latest FROM place)"
 ABOVE = "r.seq >= $3 AND r.recorded_at >= (SELECT earliest FROM place)"
 DEEDS = f"""
 WITH place AS MATERIALIZED (
-    SELECT coalesce(max(e.recorded_at) + {CLOCK_SLACK}, 'infinity') AS latest,
-           coalesce(max(e.recorded_at) - {CLOCK_SLACK}, 'infinity') AS earliest
-      FROM (SELECT recorded_at FROM events WHERE seq >= $3 ORDER BY seq LIMIT 1) AS e
+    SELECT coalesce(max(p.at) + {CLOCK_SLACK}, 'infinity') AS latest,
+           coalesce(max(p.at) - {CLOCK_SLACK}, '-infinity') AS earliest
+      FROM (SELECT {calendar_time("e.recorded_at")} AS at FROM events e WHERE e.seq >= $3 ORDER BY e.seq LIMIT 1) AS p
 )
 {_deeds("agent.action", BELOW, "DESC", "$4")}
  UNION ALL {_deeds("agent.dropped", BELOW, "DESC", "$4")}
@@ -47,6 +48,7 @@ FIND_COVERED = "SELECT e.seq, e.id FROM events e WHERE e.id = ANY ($1::text[]) A
 class Deed(NamedTuple):
     """An action or a drop."""
 
+    seq: int
     id: str
     type: str
     covers: list[str]
@@ -70,25 +72,26 @@ async def read_deeds(
     rows = await fetch(DEEDS, subscriber, scope, below, limit)
     above = [row["seq"] for row in rows if row["above"]][-NEXT_DEEDS:]
     seqs = [row["seq"] for row in rows if not row["above"]][:limit]
-    covering, _ = await _look_into(fetch, above, max_bytes)
-    inside, read = await _look_into(fetch, seqs, max_bytes)
-    floor = seqs[read - 1] if read < len(seqs) else 0
-    if not floor and len(seqs) == limit:
-        floor = seqs[-1]
-    return Deeds(seqs, [*covering, *inside], floor)
+    covering = await _look_into(fetch, above, NEXT_DEEDS, max_bytes)
+    inside = await _look_into(fetch, seqs, limit, max_bytes)
+    complete = len(inside) == len(seqs) < limit
+    return Deeds(seqs, [*covering, *inside], 0 if complete else inside[-1].seq)
 
 
-async def _look_into(fetch: Fetch, seqs: list[int], max_bytes: int) -> tuple[list[Deed], int]:
-    """Return the deeds with what they cover, up to `COVERED_IDS`, and how many of them were read."""
-    chunk = await read_within(fetch, seqs, max_bytes)
+async def _look_into(fetch: Fetch, seqs: list[int], limit: int, max_bytes: int) -> list[Deed]:
+    """Return the first of these deeds with what they cover, until that makes more than `limit` entries."""
     found: list[Deed] = []
     count = 0
-    for row in chunk.rows:
-        if found and count >= COVERED_IDS:
-            return found, seqs.index(row["seq"])
-        found.append(Deed(row["id"], row["type"], covers_of(row)))
-        count += len(found[-1].covers)
-    return found, chunk.rows_read
+    while count <= limit and (some := seqs[len(found) : len(found) + DEEDS_AT_ONCE]):
+        chunk = await read_within(fetch, some, max_bytes)
+        for row in chunk.rows:
+            if count > limit:
+                return found
+            found.append(Deed(row["seq"], row["id"], row["type"], covers_of(row)))
+            count += 1 + len(found[-1].covers)
+        if len(chunk.rows) < len(some):
+            return found  # the budget of bytes, or a deed that was pruned meanwhile
+    return found
 
 
 async def find_covered(fetch: Fetch, deeds: Sequence[Deed], below: int) -> Mapping[int, Deed]:

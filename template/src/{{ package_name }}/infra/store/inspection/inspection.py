@@ -28,7 +28,7 @@ class Inspection:
     """
 
     def __init__(self, connections: StoreConnections, subscriber: str) -> None:
-        self._fetch = connections.readers.list
+        self._fetch = connections.readers.inspect
         self._max_bytes = connections.settings.api_max_page_bytes
         self._subscriber = subscriber
 

@@ -11,20 +11,23 @@ from typing import NamedTuple
 
 from ....core.units import Scope
 from ...database import Fetch
+from ..contains import contains
 from ..cursor import MAX_BIGINT
 from ..journal import UNFINISHED
 from ..times import calendar_time, with_timezone
 
-RECENT_EVENTS = 10_000
+RECENT_EVENTS = 5_000
 """The newest events whose scopes come first."""
-MAX_NAMES = 50_000
-"""The most names of each source that one page reads."""
+MAX_NAMES = 5_000
+"""The most names of each source that a page of all scopes reads."""
+MAX_SEARCHED_NAMES = 50_000
+"""The most names of each source that a search reads."""
 MAX_DEAD = 10_000
 """The newest dead letters whose scopes are listed and counted."""
 MAX_HELD = 10_000
 """The most held events that are counted exactly."""
 
-MATCHES = """($1 = '' OR strpos(lower(n.scope), lower($1)) > 0)
+MATCHES = f"""($1 = '' OR {contains("n.scope", "$1")})
    AND ($2::text[] IS NULL OR n.scope ^@ ANY ($2))"""
 """The SQL condition of a `ScopeSearch`, whose fields are the first parameters of the statement."""
 
@@ -43,37 +46,46 @@ HAVING max(n.seq) < $4
  LIMIT $5
 """  # noqa: S608 - interpolates constant SQL only
 
+KNOWN = "FROM scopes s WHERE s.subscriber = $7 AND s.scope > $4 ORDER BY s.scope"
+HELD = """FROM deliveries s
+            WHERE s.subscriber = $7 AND s.held_at IS NOT NULL AND s.scope > $4 ORDER BY s.scope"""
+
 # All other scopes whose names come after `$4`. A source that has more than `$6` names was read up to `reached`.
 NAMED = f"""
-WITH known AS MATERIALIZED (
-    SELECT s.scope FROM scopes s WHERE s.subscriber = $7 AND s.scope > $4 ORDER BY s.scope LIMIT $6
-), held AS MATERIALIZED (
-    SELECT d.scope FROM deliveries d
-     WHERE d.subscriber = $7 AND d.held_at IS NOT NULL AND d.scope > $4 ORDER BY d.scope LIMIT $6
-), dead AS (
-    SELECT d.scope FROM deliveries d
-     WHERE d.subscriber = $7 AND d.dead_at IS NOT NULL ORDER BY d.dead_at DESC LIMIT {MAX_DEAD}
+WITH ends AS MATERIALIZED (
+    SELECT least((SELECT s.scope {KNOWN} OFFSET $6 - 1 LIMIT 1), (SELECT s.scope {HELD} OFFSET $6 - 1 LIMIT 1)) AS reached
 ), newest AS (
     SELECT e.scope FROM events e WHERE e.seq >= $3 ORDER BY e.seq DESC LIMIT 2 * {RECENT_EVENTS}
-), ends AS (
-    SELECT min(last) AS reached
-      FROM (SELECT max(k.scope) AS last FROM known k HAVING count(*) = $6
-             UNION ALL
-            SELECT max(h.scope) FROM held h HAVING count(*) = $6) AS l
 ), names AS (
-    SELECT scope FROM known UNION SELECT scope FROM held UNION SELECT scope FROM dead WHERE scope > $4
+    SELECT n.scope FROM (SELECT s.scope {KNOWN} LIMIT $6) AS n WHERE {MATCHES}
+     UNION
+    SELECT n.scope FROM (SELECT s.scope {HELD} LIMIT $6) AS n WHERE {MATCHES}
+     UNION
+    SELECT n.scope FROM (
+           SELECT d.scope FROM deliveries d
+            WHERE d.subscriber = $7 AND d.dead_at IS NOT NULL
+            ORDER BY d.dead_at DESC LIMIT {MAX_DEAD}) AS n
+     WHERE n.scope > $4 AND {MATCHES}
 )
 SELECT n.scope, e.reached
   FROM ends e
   LEFT JOIN LATERAL (
        SELECT n.scope FROM names n
-        WHERE (e.reached IS NULL OR n.scope <= e.reached) AND {MATCHES}
+        WHERE (e.reached IS NULL OR n.scope <= e.reached)
           AND n.scope NOT IN (SELECT scope FROM newest)
         ORDER BY n.scope
         LIMIT $5) AS n ON true
 """  # noqa: S608 - interpolates constant SQL only
 
 DETAILS = f"""
+WITH dead AS MATERIALIZED (
+    SELECT d.scope, count(*) AS count
+      FROM (SELECT l.scope FROM deliveries l
+             WHERE l.subscriber = $1 AND l.dead_at IS NOT NULL
+             ORDER BY l.dead_at DESC LIMIT {MAX_DEAD}) AS d
+     WHERE d.scope = ANY ($2::text[])
+     GROUP BY d.scope
+)
 SELECT n.scope, s.last_action_at, s.wake_at,
        (SELECT count(*) FROM (
            SELECT FROM deliveries d
@@ -82,15 +94,10 @@ SELECT n.scope, s.last_action_at, s.wake_at,
        (SELECT {calendar_time("e.recorded_at")} FROM events e WHERE e.seq = (
            SELECT max(d.seq) FROM deliveries d
             WHERE d.subscriber = $1 AND d.scope = n.scope AND d.held_at IS NOT NULL)) AS held_event_at,
-       coalesce(x.dead, 0) AS dead,
+       coalesce((SELECT x.count FROM dead x WHERE x.scope = n.scope), 0) AS dead,
        EXISTS (SELECT 1 {UNFINISHED} WHERE p.subscriber = $1 AND p.scope = n.scope) AS pinned
   FROM unnest($2::text[]) WITH ORDINALITY AS n (scope, place)
   LEFT JOIN scopes s ON s.subscriber = $1 AND s.scope = n.scope
-  LEFT JOIN (SELECT d.scope, count(*) AS dead
-               FROM (SELECT l.scope FROM deliveries l
-                      WHERE l.subscriber = $1 AND l.dead_at IS NOT NULL
-                      ORDER BY l.dead_at DESC LIMIT {MAX_DEAD}) AS d
-              GROUP BY d.scope) AS x ON x.scope = n.scope
  ORDER BY n.place
 """  # noqa: S608 - interpolates constant SQL only
 
@@ -202,7 +209,8 @@ async def _add_named(
 ) -> _Place | None:
     """Add the next scopes by name; return where the next page begins."""
     left = limit - len(names)
-    rows = await fetch(NAMED, *search, place.floor, place.name, left, MAX_NAMES, subscriber)
+    most = MAX_NAMES if search == ScopeSearch() else MAX_SEARCHED_NAMES
+    rows = await fetch(NAMED, *search, place.floor, place.name, left, most, subscriber)
     found = [row["scope"] for row in rows if row["scope"] is not None]
     names |= dict.fromkeys(found)
     if found and len(found) == left:
@@ -221,7 +229,7 @@ async def _details(
             row["held"],
             row["dead"],
             row["pinned"],
-            names[row["scope"]] or row["held_event_at"],
+            names[row["scope"]] or (row["held_event_at"] and with_timezone(row["held_event_at"])),
             row["last_action_at"],
             row["wake_at"],
         )

@@ -8,13 +8,14 @@ from ....core.units import Scope
 from ...database import Fetch, Row
 from ..byte_budget import read_within
 from ..codec import Stored, decode_any
+from ..contains import contains
 from ..cursor import MAX_BIGINT
 from ..times import calendar_time, with_timezone
 from .scan import SCANNED_EVENTS
 
-TEXT_EVENTS = 5_000
+TEXT_EVENTS = 3_000
 """The most events whose payload one search reads."""
-TEXT_BYTES = 8_000_000
+TEXT_BYTES = 4_000_000
 """The most bytes of payloads, as text, that one search reads, and one payload more."""
 
 MATCHES = """($1::text[] IS NULL OR e.type = ANY ($1))
@@ -22,13 +23,15 @@ MATCHES = """($1::text[] IS NULL OR e.type = ANY ($1))
    AND ($3::text IS NULL OR e.headers ->> 'correlation_id' = $3)
    AND ($4::text[] IS NULL OR e.scope ^@ ANY ($4))"""
 
-# A scan that reaches its limit also returns its last row, wanted or not.
+# A scan that finds less than a page also returns its last row, wanted or not.
 SCAN = f"""
 SELECT w.seq, w.wanted, w.walked, {calendar_time("w.recorded_at")} AS recorded_at
-  FROM (SELECT e.seq, e.recorded_at, row_number() OVER (ORDER BY e.seq DESC) AS walked, {MATCHES} AS wanted
+  FROM (SELECT e.seq, e.recorded_at, row_number() OVER w AS walked, lead(e.seq) OVER w IS NULL AS is_last,
+               {MATCHES} AS wanted
           FROM (SELECT seq, type, scope, headers, recorded_at FROM events
-                 WHERE seq < $5 ORDER BY seq DESC LIMIT $7) AS e) AS w
- WHERE w.wanted OR w.walked = $7
+                 WHERE seq < $5 ORDER BY seq DESC LIMIT $7) AS e
+        WINDOW w AS (ORDER BY e.seq DESC)) AS w
+ WHERE w.wanted OR w.is_last
  ORDER BY w.seq DESC
  LIMIT $6
 """  # noqa: S608 - interpolates constant SQL only
@@ -42,7 +45,7 @@ WITH RECURSIVE walk (seq, walked, bytes, found, wanted, recorded_at) AS (
       FROM walk w
      CROSS JOIN LATERAL (
            SELECT e.seq, e.recorded_at, coalesce(octet_length(t.text), 0) AS bytes,
-                  coalesce(strpos({{lower}}, lower($9)) > 0, false) AS wanted
+                  coalesce({contains("t.text", "$9")}, false) AS wanted
              FROM (SELECT * FROM events WHERE seq < w.seq ORDER BY seq DESC LIMIT 1) AS e
             CROSS JOIN LATERAL (
                   SELECT CASE WHEN {MATCHES} THEN e.payload::text END AS text OFFSET 0) AS t) AS n
@@ -53,9 +56,6 @@ SELECT seq, wanted, walked, bytes, {calendar_time("recorded_at")} AS recorded_at
  WHERE walked > 0 AND (wanted OR walked = (SELECT max(walked) FROM walk))
  ORDER BY seq DESC
 """  # noqa: S608 - interpolates constant SQL only
-# In text of other alphabets, lower case takes ten times as long as in ASCII.
-ASCII_SCAN = TEXT_SCAN.format(lower='lower(t.text COLLATE "C")')
-UNICODE_SCAN = TEXT_SCAN.format(lower="lower(t.text)")
 
 
 class EventSearch(NamedTuple):
@@ -120,10 +120,8 @@ async def _scan_columns(fetch: Fetch, what: EventSearch, below: int, limit: int)
 
 
 async def _scan_texts(fetch: Fetch, what: EventSearch, below: int, limit: int) -> _Scan:
-    text = what.text or ""
     conditions = (what.types, what.scope, what.correlation, what.within)
-    sql = ASCII_SCAN if text.isascii() else UNICODE_SCAN
-    rows = await fetch(sql, *conditions, below, limit, TEXT_EVENTS, TEXT_BYTES, text)
+    rows = await fetch(TEXT_SCAN, *conditions, below, limit, TEXT_EVENTS, TEXT_BYTES, what.text)
     full = sum(row["wanted"] for row in rows) == limit
     scan = _judge(rows, full, bool(rows) and rows[-1]["walked"] == TEXT_EVENTS)
     if scan.last is None and rows and rows[-1]["bytes"] >= TEXT_BYTES:
