@@ -20,7 +20,7 @@ RECENT_EVENTS = 5_000
 """The newest events whose scopes come first."""
 MAX_NAMES = 5_000
 """The most names of each source that a page of all scopes reads."""
-MAX_SEARCHED_NAMES = 50_000
+MAX_SEARCHED_NAMES = 25_000
 """The most names of each source that a search reads."""
 MAX_DEAD = 10_000
 """The newest dead letters whose scopes are listed and counted."""

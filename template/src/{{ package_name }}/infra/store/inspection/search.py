@@ -27,7 +27,7 @@ MATCHES = """($1::text[] IS NULL OR e.type = ANY ($1))
 SCAN = f"""
 SELECT w.seq, w.wanted, w.walked, {calendar_time("w.recorded_at")} AS recorded_at
   FROM (SELECT e.seq, e.recorded_at, row_number() OVER w AS walked, lead(e.seq) OVER w IS NULL AS is_last,
-               {MATCHES} AS wanted
+               coalesce({MATCHES}, false) AS wanted
           FROM (SELECT seq, type, scope, headers, recorded_at FROM events
                  WHERE seq < $5 ORDER BY seq DESC LIMIT $7) AS e
         WINDOW w AS (ORDER BY e.seq DESC)) AS w
