@@ -1,5 +1,6 @@
 """The dead letters: filtered by subscriber, type, scope, error and time together, and grouped by error."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ..api.routes.dlq import subscriber_of
 from ..api.sessions import CONSOLE_PATH
 from ..core.events import event_types
 from ..infra.store import InvalidEvent
+from ..infra.store.dead_letter_groups import DeadLetterGroup
 from ..infra.store.dead_letters import DeadLetterCursor, DeadLetterSearch
 from ..runtime import Service
 from .access import Form, Viewer
@@ -136,9 +138,12 @@ async def show_dead_letters(
         cursor = DeadLetterCursor.parse(before) if before else None
     except ValueError as error:
         return await _page(request, client, service, given, status=422, problem=str(error))
-    count = await admin.count_dead_letters(search)
-    found = await admin.dead_letters(search, cursor, PAGE_LENGTH)
-    groups = [] if before or given.group is not None else await admin.dead_letter_groups(search)
+    grouped = not before and given.group is None
+    count, found, groups = await asyncio.gather(
+        admin.count_dead_letters(search),
+        admin.dead_letters(search, cursor, PAGE_LENGTH),
+        admin.dead_letter_groups(search) if grouped else _no_groups(),
+    )
     query = given.query()
     return await _page(
         request,
@@ -152,6 +157,10 @@ async def show_dead_letters(
         newest=url(DEAD_LETTERS_PATH, **query) if before else None,
         older=url(DEAD_LETTERS_PATH, **query, before=str(found.before)) if found.before else None,
     )
+
+
+async def _no_groups() -> list[DeadLetterGroup]:
+    return []
 
 
 async def _page(

@@ -74,6 +74,7 @@ async def show_events(
         conditions=given,
         filtered=any(given),
         found=found,
+        heading=_heading(given),
         here=url(EVENTS_PATH, **query, before=before),
         looked=_looked(found, before),
         newest=url(EVENTS_PATH, **query) if before is not None else None,
@@ -83,6 +84,12 @@ async def show_events(
         types=_with(given.type, event_types()),
         watched=before is None and not given.text,
     )
+
+
+def _heading(given: Filter) -> str:
+    if given == Filter(type=OPERATOR_TYPE):
+        return "What operators did"
+    return "Found" if any(given) else "Newest first"
 
 
 def _looked(found: FoundPage, before: int | None) -> str:

@@ -21,15 +21,16 @@ from ..infra.store import EventConflict, InvalidEvent
 from ..runtime import Service
 from .access import Form, FormOf, PublisherOf
 from .flash import with_flash
+from .form_fields import Field, InvalidInput, entered, filled, value_of
 from .render import page, redirect
-from .schema_form import Field, InvalidInput, Schema, entered, fields_of, filled, value_of
+from .schema_form import Schema, fields_of
 
 OMITTED = frozenset(BaseEvent.model_fields) | {"type"}
 SOURCE = "console"
 ENVELOPE = ("scope", "id", "source", "correlation_id")
 """The inputs that every type has."""
 FOLDED = frozenset({"id", "source", "correlation_id"})
-"""Those of them that are folded away."""
+"""Those of them that a reader unfolds."""
 
 router = APIRouter()
 
@@ -159,7 +160,7 @@ def _validated(draft: Draft) -> Event | None:
 
 
 def _note(draft: Draft, sentence: str) -> None:
-    """Add a sentence to the input that it names first; one whose value is no JSON already has its own."""
+    """Add a sentence to the input that it names first; invalid JSON already has one."""
     place = sentence.partition(":")[0].split(".")
     name = "correlation_id" if place[:2] == ["meta", "correlation_id"] else place[0]
     known = {each.name for each in draft.fields} | draft.envelope.keys()
