@@ -45,8 +45,9 @@ docs: .tools/ready  ## Build the documentation of each release and of main into 
 	@$(UV) run --quiet python -m tools.site
 	@echo "Read it at build/site/index.html"
 
-picture: .tools/ready  ## Draw what the demo prints into docs/demo.svg
+picture: .tools/ready  ## Draw what the demo prints, and the console's screens, into docs/
 	$(UV) run --quiet python -m demo.picture
+	$(UV) run --quiet --group pictures python -m demo.console_pictures
 
 release: .tools/ready  ## Make VERSION a release, if updates to it work; pushes nothing
 	@$(UV) run --quiet python tools/release.py $(VERSION)

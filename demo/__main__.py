@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect
@@ -47,22 +48,30 @@ async def main() -> None:
         await stop(service)
 
 
-async def install() -> None:
-    """Give the rendered project an environment of its own."""
+async def install(project: Path = PROJECT) -> None:
+    """Give a rendered project an environment of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    sync = await asyncio.create_subprocess_exec(UV, "sync", "--quiet", cwd=PROJECT, env=environment)
+    sync = await asyncio.create_subprocess_exec(UV, "sync", "--quiet", cwd=project, env=environment)
     if await sync.wait() != 0:
         raise DemoFailed("uv could not install the project's dependencies; see its message above.")
 
 
-async def start() -> tuple[asyncio.subprocess.Process, str, Timeline]:
+async def start(
+    project: Path = PROJECT, **settings: str
+) -> tuple[asyncio.subprocess.Process, str, Timeline]:
     """Start the service on a free port and wait until it is ready."""
     port, timeline = free_port(), Timeline()
     service = await asyncio.create_subprocess_exec(
-        PROJECT / ".venv" / "bin" / "my-agent",
+        project / ".venv" / "bin" / "my-agent",
         *("dev", "--no-reload", "--port", str(port)),
-        cwd=PROJECT,
-        env={**os.environ, "LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG", "DEFAULT_MODEL": "offline"},
+        cwd=project,
+        env={
+            **os.environ,
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "DEBUG",
+            "DEFAULT_MODEL": "offline",
+            **settings,
+        },
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,  # an interrupt is for the demo, which then stops the service

@@ -470,6 +470,42 @@ def test_another_answer_on_update_changes_what_it_says_and_not_the_agent(owned: 
     assert not re.search("^<<<<<<< ", "\n".join(after.values()), re.MULTILINE)
 
 
+CONSOLE = """
+from my_agent.api.app import app
+found = [route.path for route in app.routes if getattr(route, "path", "").startswith("/console")]
+print("console:", len(found))
+"""
+PRODUCTION = {
+    "ENVIRONMENT": "production",
+    "DEFAULT_MODEL": "openai:gpt-5-mini",
+    "OPENAI_API_KEY": "not-needed",
+    "DATABASE_URL": "postgresql+asyncpg://nobody:nothing@127.0.0.1:1/none",
+    "WEBHOOK_SECRETS": '{"github": "whsec_c2VjcmV0"}',
+}
+BEFORE_THE_CONSOLE = "0.3.0"
+PUBLISHES, READS = (
+    json.dumps({"ci": {"key": "k" * 24, "roles": roles}}) for roles in (["publish"], ["read"])
+)
+
+
+def test_after_an_update_production_has_a_console_only_where_a_key_has_a_role_for_it(
+    released: Path, tmp_path: Path
+) -> None:
+    project = untouched(released, tmp_path / "project", BEFORE_THE_CONSOLE, {})
+    assert "console: 0" in project.run("-c", CONSOLE, **PRODUCTION, API_KEYS="k" * 24)
+
+    project.update()
+
+    def routes(**keys: str) -> int:
+        return int(project.run("-c", CONSOLE, **PRODUCTION, **keys).rpartition("console: ")[2])
+
+    assert routes(API_KEYS="k" * 24) == 0
+    assert routes(API_CLIENTS=PUBLISHES) == 0
+    assert routes(API_KEYS="k" * 24, API_CLIENTS=READS) > 10
+    assert routes(API_KEYS="k" * 24, CONSOLE="on") > 10
+    assert routes(API_CLIENTS=READS, CONSOLE="off") == 0
+
+
 def test_check_update_says_whether_there_is_a_newer_release(owned: Owned, updated: Owned) -> None:
     owned.copier("check-update", "--quiet", code=2)
 

@@ -13,7 +13,6 @@
       this.address = address;
       this.names = new Set();
       this.closed = false;
-      this.opened = false; // true once it was: what came since it closed is missing on the page
       this.toggle = () => (document.hidden ? this.pause() : this.open());
       document.addEventListener("visibilitychange", this.toggle);
       this.toggle();
@@ -41,8 +40,8 @@
       this.source = new EventSource(this.address);
       this.source.onopen = (event) => {
         show("live");
-        if (this.opened) htmx.trigger(document.body, "reopened");
-        this.opened = true;
+        if (this.missed) htmx.trigger(document.body, "return");
+        this.missed = true; // what comes between this connection and another
         if (this.onopen) this.onopen(event);
       };
       this.source.onerror = () => {
