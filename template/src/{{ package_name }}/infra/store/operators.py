@@ -11,7 +11,6 @@ from ..text import shorten
 from .dead_letters import DeadLetterSearch
 
 MAX_LISTED_IDS = 100  # of events in one record
-MAX_TEXT_BYTES = 1_000  # of a searched text
 MAX_KEY_BYTES = 200  # of a listed name of a field
 MAX_NAME_BYTES = 190  # bytes of an operator's name, which is part of the record's source
 
@@ -27,18 +26,19 @@ def dead_letter_record(
 
 
 def _as_details(which: DeadLetterSearch) -> dict[str, JsonValue]:
-    """Return the conditions that selected dead letters, besides the id and what the operator may see."""
+    """Return the conditions that selected dead letters, besides the id and what the operator may see.
+
+    A scope and an error are only named as conditions, since they may name a person and an erasure keeps records.
+    """
     found: dict[str, JsonValue] = {}
     if which.types is not None:
         found["types"] = [shorten(name, MAX_KEY_BYTES) for name in which.types[:MAX_LISTED_IDS]]
-    if which.scope is not None:
-        found["scope"] = which.scope
-    for name, text in (("error", which.error), ("group", which.group)):
-        if text is not None:
-            found[name] = shorten(text, MAX_TEXT_BYTES)
     for name, at in (("since", which.since), ("until", which.until)):
         if at is not None:
             found[name] = at.isoformat()
+    texts = {"scope": which.scope, "error": which.error, "group": which.group}
+    if named := [name for name, text in texts.items() if text is not None]:
+        found["where"] = list[JsonValue](named)
     return found
 
 
