@@ -71,11 +71,11 @@ class Sessions:
     def find(self, scope: Scope, headers: Headers) -> Client | None:
         """Return the client of a request that may use a session; None if it has no valid one."""
         path: str = scope["path"]
-        if is_console(path):
-            if (user := self._proxy_user(scope, headers)) is not None:
-                return user
-        elif not _accepts_session(scope["type"], path) or not is_same_origin(headers):
+        is_stream = _accepts_session(scope["type"], path) and is_same_origin(headers)
+        if not is_stream and not is_console(path):
             return None
+        if (user := self._proxy_user(scope, headers)) is not None:
+            return user
         session = self._session(cookie_of(scope, headers, session_cookie(scope)))
         if session is None:
             return None
