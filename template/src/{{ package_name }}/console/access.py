@@ -85,7 +85,7 @@ async def read_form(request: Request) -> Form:
     """Return the fields of a form that a page of this service sent to this browser.
 
     Raises:
-        HTTPException: another page sent it, or it is no form.
+        HTTPException: another page sent it, or the body is not a form.
     """
     if is_other_origin(dict(reversed(request.headers.raw))):
         raise HTTPException(403, OTHER_ORIGIN)
