@@ -152,6 +152,7 @@ async def show_dead_letters(
         given,
         count=count,
         groups=groups[:MAX_GROUPS],
+        grouped=sum(each.count for each in groups),
         letters=found.letters,
         more_groups=max(0, len(groups) - MAX_GROUPS),
         newest=url(DEAD_LETTERS_PATH, **query) if before else None,
@@ -178,6 +179,7 @@ async def _page(
         types.append(given.type)
     nothing: dict[str, Any] = {
         "count": 0,
+        "grouped": 0,
         "groups": [],
         "letters": [],
         "more_groups": 0,
