@@ -152,17 +152,23 @@ def is_console(path: str) -> bool:
 
 def is_same_origin(headers: Headers) -> bool:
     """Return whether a browser states that a page of this service sent a request."""
-    states = b"origin" in headers or b"sec-fetch-site" in headers
-    return states and not is_other_origin(headers)
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site == b"same-origin"
+    return b"origin" in headers and not is_other_origin(headers)
 
 
 def is_other_origin(headers: Headers) -> bool:
-    """Return whether a browser states that a page of another origin sent a request."""
+    """Return whether a browser states that a page of another origin sent a request.
+
+    `Sec-Fetch-Site` counts first: it is right, too, behind a proxy that replaces `Host`. Browsers send it over HTTPS
+    and on this machine only, hence the comparison of `Origin` with `Host`.
+    """
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        return site not in {b"same-origin", b"none"}
     host = headers.get(b"host", b"").lower()
-    origin = headers.get(b"origin")
-    if origin is not None and origin.lower().partition(b"://")[2] != host:
-        return True
-    return headers.get(b"sec-fetch-site", b"same-origin") != b"same-origin"
+    return origin is not None and origin.lower().partition(b"://")[2] != host
 
 
 def _accepts_session(kind: str, path: str) -> bool:
