@@ -42,6 +42,8 @@ PROJECT_BLOCKS = [
     ("README.md", "websockets", 'type {"content": "the payment failed"}'),
     ("README.md", "error.reported", "prints published"),
     ("README.md", "uv run pytest", "collect"),
+    ("console.md", "replay", ""),
+    ("console.md", "", "skip: the project's own tests/test_console_yours.py runs that page"),
     ("operations.md", "docker", "skip: it needs Docker, which `make containers` is for"),
     ("operations.md", "make secrets", "prints secrets/openai_api_key"),
     ("operations.md", "--types operator.action", ""),

@@ -1,6 +1,6 @@
 """Pages of yours in the console: a module with a router, and a template beside it, for each.
 
-A template begins with `{% extends "layout.html" %}`. A route takes its client by `Viewer` or `OperatorOf` of
+A template extends `layout.html`. A route takes its client by `Viewer` or `OperatorOf` of
 `console/access.py`, and returns `page(request, client, "name.html", ...)` of `console/render.py`.
 """
 
