@@ -44,6 +44,7 @@ FILTERS: dict[str, Any] = {
     "bytes": text.size,
     "duration": text.duration,
     "exact": exact,
+    "interval": text.interval,
     "iso": text.iso,
     "number": text.number,
     "pretty": text.pretty,

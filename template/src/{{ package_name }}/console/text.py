@@ -115,13 +115,21 @@ def _joined(parts: Iterable[str], limit: int, between: str = ", ") -> str:
 
 
 def duration(seconds: Seconds | None) -> str:
-    """Return a duration in its largest unit: `45 s`, `3 min`, `2 h`, `5 d`."""
+    """Return a duration, rounded to its largest unit: `120 ms`, `45 s`, `3 min`, `2 h`, `5 d`."""
     if seconds is None:
         return "–"  # noqa: RUF001 - a dash for an absent value
     for size, unit in UNITS:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{1_000 * max(seconds, 0):.0f} ms"
+
+
+def interval(seconds: Seconds) -> str:
+    """Return a setting in the largest unit that divides it: `90 s`, `2 h`, `1.5 s`."""
+    for size, unit in UNITS:
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.15g} s"
 
 
 def ago(at: datetime, now: datetime) -> str:

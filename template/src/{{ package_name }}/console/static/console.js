@@ -4,6 +4,7 @@
 (() => {
   const REFRESH = 5000; // ms between refreshes of a page in view
   const COUNT = 1000; // ms between updates of relative times
+  const IN_USE = "paused while you use it"; // what a page shows that leaves out a refresh
   const RETRY = 3000; // ms until a connection that was refused is tried again
 
   // An EventSource that is closed while the page is hidden, so that hidden pages cost the service nothing.
@@ -119,7 +120,10 @@
     if (cause !== "refresh" && !cause.startsWith("sse:")) return;
     const chosen = document.getSelection();
     const selected = !chosen.isCollapsed && elt.contains(chosen.anchorNode);
-    if (selected || elt.contains(document.activeElement)) event.preventDefault();
+    const used = selected || elt.contains(document.activeElement);
+    if (used) event.preventDefault();
+    if (used) show(IN_USE);
+    else if (document.querySelector(`[data-state="${IN_USE}"]`)) show("live");
   });
   document.addEventListener("htmx:responseError", (event) => {
     if (event.detail.xhr.status === 401) window.location.reload();
