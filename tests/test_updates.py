@@ -476,10 +476,11 @@ PRODUCTION = {
 }
 BEFORE_THE_CONSOLE = "0.3.0"
 PUBLISHES, READS = (
-    json.dumps({"ci": {"key": "k" * 24, "roles": roles}}) for roles in (["publish"], ["read"])
+    json.dumps({"ci": {"key": "c" * 24, "roles": roles}}) for roles in (["publish"], ["read"])
 )
 
 
+@pytest.mark.usefixtures("environment")
 def test_after_an_update_production_has_a_console_only_where_a_key_has_a_role_for_it(
     released: Path, tmp_path: Path
 ) -> None:
