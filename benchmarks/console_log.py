@@ -30,7 +30,7 @@ SELECT n, {ID.format(n="n")},
             ELSE jsonb_build_object(
                 'version', 1, 'service', 'billing', 'method', 'POST', 'path', '/orders/' || n, 'headers', '{{}}'::jsonb,
                 'connection_id', n::text, 'content', 'hello', 'message',
-                CASE WHEN n > $1 - 10000 AND n % 500 = 251
+                CASE WHEN n > $1 - 10000 AND n % 500 = 252
                      THEN (SELECT string_agg(md5(n::text || k), ' ') FROM generate_series(1, 30000) AS k)
                      ELSE 'connection refused by ' || md5(n::text) || repeat(' while it paid order ' || n, 6) END)
        END,

@@ -48,9 +48,11 @@ FAILING = {
     "shop/checkout": ("checkout", "payment {}: the card processor timed out after 30 s"),
     "ws:ada": ("checkout", "checkout {} failed: the address is not valid"),
     "warehouse/7": ("labels", "parcel {}: the label printer has failed"),
+    "office": ("ledger", "import {} of the bank statement failed: line 17 has no date"),
     "ci/4711": ("ci", "flaky build {}: the test suite failed"),
 }
 """Which service of which scope reports which error."""
+DEAD = 5  # dead letters that these make
 UNDER_WAY = "ci/4711"
 """The scope of a decision that is under way while the pictures are taken; no other decision begins meanwhile."""
 REQUESTS = ("GET /orders/{}", "POST /orders", "GET /orders/{}/invoice", "PATCH /carts/{}")
@@ -114,6 +116,8 @@ async def send(address: str) -> str:
             for scope in [*FAILING][:-1]:
                 await fail(client, scope, number)
                 await asyncio.sleep(0.1)
+        for number in range(6, 9):
+            await fail(client, "warehouse/7", number)
         action = await until_acted(client)
         for number in range(6, 9):
             await fail(client, "shop/checkout", number)
@@ -145,7 +149,7 @@ async def until_acted(client: httpx2.AsyncClient) -> str:
                 dead = (await client.get("/events/dlq")).json()["count"]
                 query = {"type": "agent.action", "scope": "shop/checkout"}
                 acted = (await client.get("/events", params=query)).json()["events"]
-                if dead and acted:
+                if dead >= DEAD and acted:
                     return str(acted[0]["id"])
                 await asyncio.sleep(0.2)
     raise DemoFailed(f"the agent did not act within {PATIENCE:g} s.")

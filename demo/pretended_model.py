@@ -22,8 +22,9 @@ ALERTS = {
         "summary": "One customer's checkout failed five times, and each time at the address.",
         "recommended_actions": ["Look at the validation of addresses."],
     },
+    "import": {"severity": "unknown", "summary": "It is not clear.", "recommended_actions": []},
 }
-"""What the model answers, by a part of the prompt."""
+"""What the model answers, by a part of the prompt. No severity is called unknown, so that decision fails."""
 SLOW, PATIENCE = (
     "flaky build",
     120.0,
