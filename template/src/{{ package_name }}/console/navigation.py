@@ -1,9 +1,9 @@
 """The screens of the console in their order; pages of yours follow them."""
 
 from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
-from ..api.sessions import CONSOLE_PATH
+from ..api.sessions import CONSOLE_PATH, is_console
 from .pages import PAGES
 
 MAX_PATH_LENGTH = 2_000  # characters of a path to return to
@@ -56,8 +56,8 @@ def url(path: str, **query: object) -> str:
 
 
 def local_path(path: str) -> str:
-    """Return the path if it leads to a page of the console; else the console's first page."""
-    rest = path.removeprefix(CONSOLE_PATH)
-    leads_in = path.startswith(CONSOLE_PATH) and rest[:1] in ("", "/", "?")
-    fits = len(path) <= MAX_PATH_LENGTH and path.isprintable() and "\\" not in path
-    return path if leads_in and fits else CONSOLE_PATH
+    """Return the path, with its query, if it leads to a page of the console; else the console's first page."""
+    place = unquote(path.partition("?")[0])  # browsers resolve encoded dots, too
+    is_plain = (path + place).isprintable() and "\\" not in path + place
+    fits = len(path) <= MAX_PATH_LENGTH and is_plain and ".." not in place.split("/")
+    return path if fits and is_console(place) else CONSOLE_PATH
