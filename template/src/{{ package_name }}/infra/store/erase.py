@@ -117,6 +117,7 @@ WITH erased AS (
 SELECT count(*) AS count FROM erased
 """  # noqa: S608 - interpolates constant SQL only
 
+
 class Selection(NamedTuple):
     """The events to erase: those of one scope, or those whose payload contains some JSON."""
 
