@@ -17,7 +17,7 @@ from .headers import DOCS_HEADERS, HEADERS, with_defaults
 from .memory_limiter import MemoryLimiter
 from .rate_limits import RateLimited, RateLimits
 from .request_body import BodyPolicy, LimitedBody
-from .sessions import Sessions
+from .sessions import Sessions, headers_of
 
 DOCS_PATHS = ("/docs", "/docs/oauth2-redirect")
 """The paths of the API's documentation in development."""
@@ -65,7 +65,7 @@ class BodyLimitMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = dict[bytes, bytes](reversed(scope["headers"]))  # the first of duplicates counts
+        headers = headers_of(scope)
         if refusal := self._allowed_hosts.refusal(headers.get(b"host", b"")):
             await refuse(scope, receive, self._with_headers(scope, send), problem(refusal, 400))
             return

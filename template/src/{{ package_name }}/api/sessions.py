@@ -174,6 +174,11 @@ def cookie_name(scope: Scope, purpose: str) -> str:
     return f"{prefix}{COMMAND}-{purpose}"
 
 
+def headers_of(scope: Scope) -> Headers:
+    """Return the headers of a request by name; the first of duplicates counts."""
+    return dict(reversed(scope["headers"]))
+
+
 def cookie_of(scope: Scope, headers: Headers, name: str) -> str:
     """Return the value of a request's cookie; empty if there is none."""
     cookies = headers.get(b"cookie", b"").decode("latin-1")

@@ -15,7 +15,7 @@ from ..api.deps import HubDep, SettingsDep
 from ..api.errors import RETRY_AFTER, refuse_nul
 from ..api.hub import Hub, TooManyClients
 from ..api.routes.stream import EventStream
-from ..api.sessions import is_other_origin
+from ..api.sessions import headers_of, is_other_origin
 from ..core.units import Seconds
 from ..infra.store import Stored
 from ..infra.store.log import EventFilter
@@ -40,7 +40,7 @@ async def live(
         HTTPException: a page of another site asks, or the process serves the maximum number of clients.
     """
     refuse_nul(scope)
-    if is_other_origin(dict(reversed(request.headers.raw))):
+    if is_other_origin(headers_of(request.scope)):
         raise HTTPException(403, OTHER_ORIGIN)
     if hub.full:
         raise HTTPException(

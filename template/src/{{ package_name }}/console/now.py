@@ -18,12 +18,11 @@ from ..infra.store.log import EventFilter
 from ..infra.store.stats import QueueStats
 from ..runtime import Service
 from .access import Viewer
-from .navigation import url
+from .navigation import TIMERS_PATH, url
 from .reading import UNREADABLE, read
 from .render import page
 from .text import duration
 
-TIMERS = f"{CONSOLE_PATH}/timers"
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
 
@@ -97,7 +96,7 @@ def _attention(state: Readiness, client: Client) -> Iterator[Attention]:
     for name, poller in state.pollers.items():
         if poller.state != "ok":
             error = f"The poller {name} failed {poller.failures} times: {poller.error}"
-            yield Attention("warn", error, TIMERS)
+            yield Attention("warn", error, TIMERS_PATH)
     if state.retention and state.retention.error:
         yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
     for warning in state.warnings:
@@ -132,7 +131,7 @@ def _model_attention(model: ModelState) -> Attention:
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
     if stats.paused_at:
         by = stats.paused_by or "an operator"
-        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS)
+        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH)
     if stats.dead:
         yield _dead_letters(stats.dead, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:
