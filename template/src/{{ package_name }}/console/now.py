@@ -132,7 +132,9 @@ def _model_attention(model: ModelState) -> Attention:
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
     if stats.paused_at:
         by = stats.paused_by or "an operator"
-        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH)
+        yield Attention(
+            "warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH
+        )
     if stats.dead:
         yield _dead_letters(stats.dead, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:
