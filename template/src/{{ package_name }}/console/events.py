@@ -11,12 +11,11 @@ from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
 from ..core.events import BaseEvent, event_types, public_types
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
-from ..infra.store.inspection import EventSearch, FoundPage
+from ..infra.store.inspection import EventSearch
 from ..infra.store.why import explain
 from .access import Viewer
 from .navigation import url
 from .render import page
-from .text import number, utc
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
 PAGE_LENGTH = 50  # events
@@ -76,7 +75,6 @@ async def show_events(
         found=found,
         heading=_heading(given),
         here=url(EVENTS_PATH, **query, before=before),
-        looked=_looked(found, before),
         newest=url(EVENTS_PATH, **query) if before is not None else None,
         older=url(EVENTS_PATH, **query, before=found.before) if found.before else None,
         operators=url(EVENTS_PATH, type=OPERATOR_TYPE),
@@ -88,19 +86,8 @@ async def show_events(
 
 def _heading(given: Filter) -> str:
     if given == Filter(type=OPERATOR_TYPE):
-        return "What operators did"
+        return "Operator actions"
     return "Found" if any(given) else "Newest first"
-
-
-def _looked(found: FoundPage, before: int | None) -> str:
-    """Return how far a search looked, as a sentence."""
-    older = "" if before is None else "older "
-    count = f"{number(found.scanned)} {older}event{'s' if found.scanned != 1 else ''}"
-    if not found.scanned or found.scanned_to is None:
-        return f"There is no {older}event."
-    if found.before is None:
-        return f"Looked at {count}, to the beginning of the log."
-    return f"Looked at {count}, back to {utc(found.scanned_to)}."
 
 
 def _with(chosen: str, names: list[str]) -> list[str]:
