@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-ALERTS = {
+ALERTS: dict[str, dict[str, Any]] = {
     "card processor": {
         "severity": "high",
         "summary": "Checkout cannot reach the card processor: five payments timed out within a minute.",
@@ -64,11 +64,12 @@ class PretendedModel(ThreadingHTTPServer):
             self.failed = True
             return 400, {"error": {"message": REFUSAL, "type": "invalid_request_error"}}
         alert = next(each for part, each in ALERTS.items() if part in prompt)
-        name, arguments = (
+        calls: list[tuple[str, dict[str, Any]]] = [
             ("get_recent_events", {"limit": 5}),
             ("create_incident_ticket", ticket(alert)),
             ("final_result", alert),
-        )[min(called, 2)]
+        ]
+        name, arguments = calls[min(called, 2)]
         return 200, completion(name, arguments, len(json.dumps(messages)) // 4)
 
 
@@ -97,11 +98,10 @@ def completion(name: str, arguments: dict[str, Any], tokens: int) -> dict[str, A
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PretendedModel
-
     def do_POST(self) -> None:
         """Answer a request for a completion."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert isinstance(self.server, PretendedModel)  # noqa: S101 - it starts its own handlers only
         status, answer = self.server.answer(json.loads(body))
         encoded = json.dumps(answer).encode()
         self.send_response(status)
