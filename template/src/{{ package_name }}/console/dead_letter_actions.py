@@ -5,7 +5,7 @@ nothing is done, and the page asks again.
 """
 
 from datetime import timedelta
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.sessions import CONSOLE_PATH
-from ..infra.store.dead_letters import DeadLetter, DeadLetterSearch
+from ..infra.store.dead_letters import DeadLetter, DeadLetterSearch, LetterAction
 from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
@@ -21,7 +21,7 @@ from .dead_letters import DEAD_LETTERS_PATH, LetterFilter, LetterFilterOf, sent_
 from .flash import with_flash
 from .navigation import url
 from .render import redirect
-from .text import number
+from .text import count, number
 
 SHOWN = 5  # dead letters on the page that asks
 TICK = timedelta(microseconds=1)
@@ -39,8 +39,6 @@ LABELS = {
     "until": "Dead before",
 }
 """The conditions in the order in which the page names them."""
-
-type Change = Literal["retry", "purge"]
 
 router = APIRouter()
 
@@ -70,8 +68,8 @@ async def ask_to_purge(
 
 async def _sent(form: FormOf, service: ServiceDep) -> tuple[LetterFilter, int, str]:
     """Return the conditions of a form, the number that was confirmed, and the time of the newest of these."""
-    count = form.get("count")
-    confirmed = int(count) if count.isascii() and count.isdecimal() and len(count) < 12 else -1
+    sent = form.get("count")
+    confirmed = int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 12 else -1
     return await sent_filter(form, service.store), confirmed, form.get("seen")
 
 
@@ -94,14 +92,13 @@ async def _change(
     request: Request,
     client: Client,
     service: Service,
-    change: Change,
+    change: LetterAction,
     sent: tuple[LetterFilter, int, str],
 ) -> Response:
     """Change what was confirmed, unless more matches by now."""
     given, confirmed, seen = sent
     search, admin = given.search(client.within), service.store.admin
-    count = await admin.count_dead_letters(search)
-    if count > confirmed:
+    if await admin.count_dead_letters(search) > confirmed:
         return await _ask(request, client, service, change, given, before=confirmed)
     done = await admin.change_matching(change, _until(search, seen), by=client.name)
     kind = {"retry": "retried", "purge": "purged"}[change] if done else "nothing"
@@ -123,13 +120,13 @@ async def _ask(
     request: Request,
     client: Client,
     service: Service,
-    change: Change,
+    change: LetterAction,
     given: LetterFilter,
     before: int | None = None,
 ) -> HTMLResponse:
     """Ask before a change; `before` is the number that was confirmed, if more match since."""
     found = await _matching(service, given.search(client.within))
-    noun = f"{number(found.total)} dead letter{'' if found.total == 1 else 's'}"
+    noun = count(found.total, "dead letter")
     seen = (
         {"count": found.total, "seen": found.newest[0].dead_at.isoformat()} if found.newest else {}
     )
@@ -150,9 +147,9 @@ async def _ask(
 
 
 async def _matching(service: Service, search: DeadLetterSearch) -> Matching:
-    count = await service.store.admin.count_dead_letters(search)
+    total = await service.store.admin.count_dead_letters(search)
     page = await service.store.admin.dead_letters(search, limit=SHOWN)
-    return Matching(count, page.letters)
+    return Matching(total, page.letters)
 
 
 def _conditions(given: LetterFilter) -> dict[str, str]:
@@ -161,11 +158,11 @@ def _conditions(given: LetterFilter) -> dict[str, str]:
     return found if given.group != "" else {**found, LABELS["group"]: "none"}
 
 
-def _more(count: int, before: int) -> str:
+def _more(total: int, before: int) -> str:
     if before < 0:
         return "The form does not name how many were confirmed: nothing was done."
-    match_ = "matches" if count == 1 else "match"
-    return f"{number(count)} {match_} now, and {number(before)} did when you were asked: nothing was done."
+    match_ = "matches" if total == 1 else "match"
+    return f"{number(total)} {match_} now, and {number(before)} did when you were asked: nothing was done."
 
 
 def _origin(given: LetterFilter) -> str:

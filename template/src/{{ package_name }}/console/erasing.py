@@ -7,7 +7,8 @@ from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
-from ..infra.store.erase import Erasable, select
+from ..infra.store.erasable import Bound, Erasable
+from ..infra.store.erase import select
 from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
@@ -15,13 +16,16 @@ from .events import EVENTS_PATH
 from .flash import with_flash
 from .navigation import url
 from .render import redirect
-from .text import number, plain
+from .text import count, number, plain
 
 CONSEQUENCE = (
     "What these events say is overwritten, with the actions that repeat it, dead letters, notes and journals of the"
     " scope, and those that arrive until it is done. Ids, types, times and causes stay. Backups keep what they have."
     " Nobody can undo this."
 )
+
+COUNTED = Bound(events=100_000, seconds=2.0)
+"""What is counted before a person confirms: the erasure itself reads the whole log."""
 
 router = APIRouter()
 
@@ -47,8 +51,8 @@ async def erase(
         asked = _confirmation(scope, found, problem, typed)
         return ask(request, client, asked, status=422)
     _require(client, scope)
-    count = await service.store.admin.erase(select(scope, None), by=client.name)
-    return redirect(with_flash(EVENTS_PATH, "erased" if count else "nothing", count, scope=scope))
+    done = await service.store.admin.erase(select(scope, None), by=client.name)
+    return redirect(with_flash(EVENTS_PATH, "erased" if done else "nothing", done, scope=scope))
 
 
 def _as_typed(name: str) -> str:
@@ -69,7 +73,7 @@ async def _count(service: Service, client: Client, scope: str) -> Erasable:
         HTTPException: the scope does not exist for the client.
     """
     _require(client, scope)
-    found = await service.store.admin.count_erasable(select(scope, None))
+    found = await service.store.admin.count_erasable(select(scope, None), COUNTED)
     if not found.known:
         raise HTTPException(404, f"There is no scope {scope!r}.")
     return found
@@ -78,13 +82,13 @@ async def _count(service: Service, client: Client, scope: str) -> Erasable:
 def _confirmation(
     scope: str, found: Erasable, problem: str | None = None, typed: str = ""
 ) -> Confirmation:
-    count = found.events + found.repeating
-    noun = f"{number(count)} event{'' if count == 1 else 's'}"
-    facts: dict[str, object] = {"Scope": scope, "Events to erase": number(found.events)}
+    least = "" if found.complete else "at least "
+    noun = f"{least}{count(found.events + found.repeating, 'event')}"
+    facts: dict[str, object] = {"Scope": scope, "Events to erase": f"{least}{number(found.events)}"}
     if found.repeating:
-        facts["Actions that repeat them"] = number(found.repeating)
+        facts["Actions that repeat them"] = f"{least}{number(found.repeating)}"
     if found.erased:
-        facts["Erased before"] = number(found.erased)
+        facts["Erased before"] = f"{least}{number(found.erased)}"
     return Confirmation(
         action=f"{CONSOLE_PATH}/do/erase",
         heading=f"Erase {noun} of a scope?",

@@ -115,13 +115,13 @@ def _joined(parts: Iterable[str], limit: int, between: str = ", ") -> str:
 
 
 def duration(seconds: Seconds | None) -> str:
-    """Return a duration, rounded to its largest unit: `120 ms`, `45 s`, `3 min`, `2 h`, `5 d`."""
+    """Return a duration, rounded down to its largest unit: `120 ms`, `45 s`, `3 min`, `2 h`, `5 d`."""
     if seconds is None:
         return "–"  # noqa: RUF001 - a dash for an absent value
     for size, unit in UNITS:
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{1_000 * max(seconds, 0):.0f} ms"
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s" if seconds >= 1 else f"{int(1_000 * max(seconds, 0))} ms"
 
 
 def interval(seconds: Seconds) -> str:
@@ -150,13 +150,18 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def size(count: int) -> str:
+def size(value: int) -> str:
     """Return a number of bytes: `812 B`, `14 kB`, `3.2 MB`."""
-    if count < 1_000:
-        return f"{count} B"
-    return f"{count / 1_000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+    if value < 1_000:
+        return f"{value} B"
+    return f"{value / 1_000:.0f} kB" if value < 1_000_000 else f"{value / 1_000_000:.1f} MB"
 
 
-def number(count: int) -> str:
+def number(value: int) -> str:
     """Return a number with separators: `12,345`."""
-    return f"{count:,}"
+    return f"{value:,}"
+
+
+def count(value: int, noun: str) -> str:
+    """Return a number with its noun: `1 event`, `12,345 events`."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
