@@ -91,8 +91,6 @@ def _heading(given: Filter) -> str:
     return "Found" if any(given) else "Newest first"
 
 
-
-
 @router.get("/event")
 async def show_event(
     request: Request, client: Viewer, service: ServiceDep, id: str = "", whole: bool = False
