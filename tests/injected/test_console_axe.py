@@ -45,7 +45,6 @@ async def test_no_screen_has_a_serious_finding(
             await page.goto(path)
             await page.evaluate(AXE)
             found = (await page.evaluate(RUN))["violations"]
-            print(f"{scheme} {name}: {[(each['id'], each['impact']) for each in found]}")
             grave[name] = [
                 f"{each['id']}: {node['failureSummary']} {node['html'][:200]}"
                 for each in found

@@ -22,7 +22,7 @@ from .transcript import effects_of, transcribe, usage_of
 
 MAX_COVERED = 50  # covered events on the page, the newest
 UNKNOWN_DECISION = (
-    "No decision of this id is known: no action has it, and the journal has no entry of it."
+    "No decision of this id is known: no action has it, and the journal has no step of it."
 )
 TRACE_LENGTH = 32  # characters of the id of a W3C trace
 

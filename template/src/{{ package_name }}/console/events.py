@@ -11,7 +11,7 @@ from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
 from ..core.events import BaseEvent, event_types, public_types
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
-from ..infra.store.inspection import EventSearch, FoundPage
+from ..infra.store.inspection import EventSearch
 from ..infra.store.inspection.covers import covered_ids
 from ..infra.store.inspection.units import as_object
 from ..infra.store.why import explain
@@ -19,7 +19,6 @@ from .access import Viewer
 from .form_fields import offered
 from .navigation import Before, url
 from .render import page
-from .text import count, utc
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
 PAGE_LENGTH = 50  # events
@@ -77,7 +76,6 @@ async def show_events(
         found=found,
         heading=_heading(given),
         here=url(EVENTS_PATH, **query, before=before),
-        looked=_looked(found, before),
         newest=url(EVENTS_PATH, **query) if before is not None else None,
         older=url(EVENTS_PATH, **query, before=found.before) if found.before else None,
         operators=url(EVENTS_PATH, type=OPERATOR_TYPE),
@@ -89,19 +87,8 @@ async def show_events(
 
 def _heading(given: Filter) -> str:
     if given == Filter(type=OPERATOR_TYPE):
-        return "What operators did"
+        return "Operator actions"
     return "Found" if any(given) else "Newest first"
-
-
-def _looked(found: FoundPage, before: int | None) -> str:
-    """Return how far a search looked, as a sentence."""
-    older = "" if before is None else "older "
-    looked = f"Looked at {count(found.scanned, f'{older}event')}"
-    if not found.scanned or found.scanned_to is None:
-        return f"There is no {older}event."
-    if found.before is None:
-        return f"{looked}, to the beginning of the log."
-    return f"{looked}, back to {utc(found.scanned_to)}."
 
 
 @router.get("/event")

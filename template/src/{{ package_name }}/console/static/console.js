@@ -1,10 +1,13 @@
-// What pages gain by a script: they follow new events, refresh, and count times on. Each works without it.
+// Lets pages follow new events, refresh, and count times on. Each page works without it.
 "use strict";
 
 (() => {
   const REFRESH = 5000; // ms between refreshes of a page in view
   const COUNT = 1000; // ms between updates of relative times
-  const IN_USE = "paused while you use it"; // what a page shows that leaves out a refresh
+  const CHANGED = "sse:changed"; // an event was accepted
+  const PACE = 1000; // ms that are added to the wait with each change of a busy page
+  const MAX_WAIT = 3000; // ms between requests for changes while a page is busy
+  const IN_USE = "paused while you use it"; // the state of a page that skips a refresh
   const RETRY = 3000; // ms until a connection that was refused is tried again
 
   // An EventSource that is closed while the page is hidden, so that hidden pages cost the service nothing.
@@ -68,7 +71,10 @@
     }
   }
 
+  let shown; // the state of the connection
+
   function show(state) {
+    shown = state;
     for (const element of document.querySelectorAll("[data-live]")) {
       element.hidden = false;
       element.dataset.state = state;
@@ -98,6 +104,27 @@
     }
   }
 
+  const paces = new Map(); // of each element that follows changes, by its id
+
+  // The first change is requested at once, and each further one of a busy page after a longer wait, so that a page costs
+  // little while many events arrive. A change that waits is requested in the end, so none is lost.
+  function isTooEarly(element) {
+    const now = Date.now();
+    const pace = paces.get(element.id) || { next: 0, wait: 0, timer: 0 };
+    paces.set(element.id, pace);
+    if (now < pace.next) {
+      pace.timer = pace.timer || window.setTimeout(() => {
+        pace.timer = 0;
+        const current = document.getElementById(element.id);
+        if (current && !document.hidden) htmx.trigger(current, CHANGED);
+      }, pace.next - now);
+      return true;
+    }
+    pace.wait = now > pace.next + MAX_WAIT ? PACE : Math.min(pace.wait + PACE, MAX_WAIT);
+    pace.next = now + pace.wait;
+    return false;
+  }
+
   function refresh() {
     if (!document.hidden) htmx.trigger(document.body, "refresh");
   }
@@ -112,8 +139,9 @@
   document.addEventListener("htmx:afterSwap", (event) => {
     const list = event.target.closest && event.target.closest("[data-keep]");
     if (list) trim(list);
+    if (shown) show(shown);
   });
-  // A refresh must not take the focus or the selection away from somebody.
+  // A refresh must not take the focus or the selection away.
   document.addEventListener("htmx:beforeRequest", (event) => {
     const { elt, requestConfig } = event.detail;
     const cause = requestConfig.triggeringEvent ? requestConfig.triggeringEvent.type : "";
@@ -121,7 +149,7 @@
     const chosen = document.getSelection();
     const selected = !chosen.isCollapsed && elt.contains(chosen.anchorNode);
     const used = selected || elt.contains(document.activeElement);
-    if (used) event.preventDefault();
+    if (used || (cause === CHANGED && isTooEarly(elt))) event.preventDefault();
     if (used) show(IN_USE);
     else if (document.querySelector(`[data-state="${IN_USE}"]`)) show("live");
   });
