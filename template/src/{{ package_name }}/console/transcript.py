@@ -80,8 +80,8 @@ class Usage(NamedTuple):
 
 def transcribe(units: Sequence[Unit], only: int | None = None) -> list[Step]:
     """Return the steps of a decision, or the only one with this number, from 1, with longer texts."""
-    room = _Room(MAX_TEXTS, MAX_TEXT) if only is None else _Room(None, MAX_STEP_TEXT)
-    told = _Told(units)
+    room = _TextBudget(MAX_TEXTS, MAX_TEXT) if only is None else _TextBudget(None, MAX_STEP_TEXT)
+    told = _ShownElsewhere(units)
     steps: list[Step] = []
     for number, unit in enumerate(units, 1):
         asked = [each for each in unit.asked if only or not told.has(unit, each)]
@@ -117,7 +117,7 @@ def effects_of(steps: Sequence[Step]) -> Iterator[Step]:
     return (step for step in steps if step.effect is not None)
 
 
-class _Told:
+class _ShownElsewhere:
     """What a transcript shows elsewhere: results of recorded calls, calls by an answer, and the same instructions."""
 
     def __init__(self, units: Sequence[Unit]) -> None:
@@ -140,7 +140,7 @@ class _Told:
         return repeated
 
 
-class _Room:
+class _TextBudget:
     """The characters that a page has left."""
 
     def __init__(self, left: int | None, most: int) -> None:

@@ -116,20 +116,20 @@ async def _scan_columns(fetch: Fetch, what: EventSearch, below: int, limit: int)
     conditions = (what.types, what.scope, what.correlation, what.within)
     rows = await fetch(SCAN, *conditions, below, limit, SCANNED_EVENTS)
     full = sum(row["wanted"] for row in rows) == limit
-    return _judge(rows, full, bool(rows) and rows[-1]["walked"] == SCANNED_EVENTS)
+    return _scan_of(rows, full, bool(rows) and rows[-1]["walked"] == SCANNED_EVENTS)
 
 
 async def _scan_texts(fetch: Fetch, what: EventSearch, below: int, limit: int) -> _Scan:
     conditions = (what.types, what.scope, what.correlation, what.within)
     rows = await fetch(TEXT_SCAN, *conditions, below, limit, TEXT_EVENTS, TEXT_BYTES, what.text)
     full = sum(row["wanted"] for row in rows) == limit
-    scan = _judge(rows, full, bool(rows) and rows[-1]["walked"] == TEXT_EVENTS)
+    scan = _scan_of(rows, full, bool(rows) and rows[-1]["walked"] == TEXT_EVENTS)
     if scan.last is None and rows and rows[-1]["bytes"] >= TEXT_BYTES:
         return scan._replace(last=rows[-1]["seq"], stopped_at="bytes")
     return scan
 
 
-def _judge(rows: Sequence[Row], full: bool, far: bool) -> _Scan:
+def _scan_of(rows: Sequence[Row], full: bool, far: bool) -> _Scan:
     seqs = [row["seq"] for row in rows if row["wanted"]]
     if not rows:
         return _Scan(seqs, None, None, 0, None)
