@@ -38,6 +38,11 @@ def plain(text: str) -> str:
     return text if text.isprintable() else UNSEEN.sub(_name, text)
 
 
+def plain_line(text: str) -> str:
+    """Return a name as `in_line` shows it, without marks."""
+    return text if text.isprintable() else UNSEEN.sub(lambda found: _code(found[0]), text)
+
+
 def visible(text: object) -> "Markup":
     """Return the text as HTML, with a marked name for each invisible character."""
     from markupsafe import Markup, escape
@@ -46,14 +51,29 @@ def visible(text: object) -> "Markup":
     return Markup(markup if markup.isprintable() else UNSEEN.sub(_marked_name, markup))  # noqa: S704 - it is escaped
 
 
+def in_line(text: object) -> "Markup":
+    """Return a name as HTML, with a marked name for each line break and tab, too."""
+    from markupsafe import Markup, escape
+
+    markup = str(escape(str(text)))
+    return Markup(markup if markup.isprintable() else UNSEEN.sub(_marked, markup))  # noqa: S704 - it is escaped
+
+
+def _marked(found: re.Match[str]) -> str:
+    return f'<span class="ctl">{_code(found[0])}</span>'
+
+
+def _code(character: str) -> str:
+    return f"⟨U+{ord(character):04X}⟩"
+
+
 def _name(found: re.Match[str]) -> str:
     character = found[0]
-    return character if character in HARMLESS else f"⟨U+{ord(character):04X}⟩"
+    return character if character in HARMLESS else _code(character)
 
 
 def _marked_name(found: re.Match[str]) -> str:
-    name = _name(found)
-    return name if name in HARMLESS else f'<span class="ctl">{name}</span>'
+    return found[0] if found[0] in HARMLESS else _marked(found)
 
 
 def pretty(value: object, limit: int = MAX_JSON_BYTES) -> Pretty:
