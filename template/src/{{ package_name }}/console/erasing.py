@@ -16,7 +16,7 @@ from .events import EVENTS_PATH
 from .flash import with_flash
 from .navigation import url
 from .render import redirect
-from .text import number, plain, plain_line
+from .text import count, number, plain, plain_line
 
 CONSEQUENCE = (
     "What these events say is overwritten, with the actions that repeat it, dead letters, notes and journals of the"
@@ -51,15 +51,13 @@ async def erase(
         asked = _confirmation(scope, found, problem, typed)
         return ask(request, client, asked, status=422)
     _require(client, scope)
-    count = await service.store.admin.erase(select(scope, None), by=client.name)
-    return redirect(with_flash(EVENTS_PATH, "erased" if count else "nothing", count, scope=scope))
+    done = await service.store.admin.erase(select(scope, None), by=client.name)
+    return redirect(with_flash(EVENTS_PATH, "erased" if done else "nothing", done, scope=scope))
 
 
 def _names(typed: str, scope: str) -> bool:
     """Return whether a person typed the name of a scope, or what the page shows for it; spaces count as one."""
-    return any(
-        shown(typed).split() == shown(scope).split() for shown in (plain, plain_line)
-    )
+    return any(shown(typed).split() == shown(scope).split() for shown in (plain, plain_line))
 
 
 def _require(client: Client, scope: str) -> None:
@@ -85,8 +83,7 @@ def _confirmation(
     scope: str, found: Erasable, problem: str | None = None, typed: str = ""
 ) -> Confirmation:
     least = "" if found.complete else "at least "
-    count = found.events + found.repeating
-    noun = f"{least}{number(count)} event{'' if count == 1 else 's'}"
+    noun = f"{least}{count(found.events + found.repeating, 'event')}"
     facts: dict[str, object] = {"Scope": scope, "Events to erase": f"{least}{number(found.events)}"}
     if found.repeating:
         facts["Actions that repeat them"] = f"{least}{number(found.repeating)}"

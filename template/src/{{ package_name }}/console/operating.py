@@ -123,9 +123,7 @@ async def resume(client: OperatorOf, service: ServiceDep, form: FormOf) -> Respo
     return await _set(client, service, "resume", form.get("subscriber"))
 
 
-async def _set(
-    client: Client, service: Service, action: PauseAction, subscriber: str
-) -> Response:
+async def _set(client: Client, service: Service, action: PauseAction, subscriber: str) -> Response:
     require_all_scopes(client, "A pause")
     admin = service.store.admin
     change = admin.pause if action == "pause" else admin.resume

@@ -42,6 +42,7 @@ FILTERS: dict[str, Any] = {
     "ago": text.ago,
     "brief": text.brief,
     "bytes": text.size,
+    "count": text.count,
     "duration": text.duration,
     "encoded": encode,
     "exact": exact,
