@@ -39,6 +39,7 @@ def exact(value: str) -> Any:
 
 
 FILTERS: dict[str, Any] = {
+    "about": text.about,
     "ago": text.ago,
     "brief": text.brief,
     "bytes": text.size,
@@ -53,6 +54,7 @@ FILTERS: dict[str, Any] = {
     "iso": text.iso,
     "number": text.number,
     "pretty": text.pretty,
+    "prose": text.prose,
     "summary": text.summary,
     "utc": text.utc,
     "visible": text.visible,

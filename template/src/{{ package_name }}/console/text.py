@@ -11,11 +11,13 @@ from pydantic_core import to_json
 from ..core.events import ActionEvent, BaseEvent
 from ..core.units import Seconds
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
+from ..infra.store.stats import EXACT_COUNT_LIMIT
 from ..infra.text import UNSEEN, shorten
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+QUOTED = re.compile(r"`+([^`]+)`+")
 HARMLESS = frozenset("\n\t")
 MAX_SUMMARY = 160  # characters of an event in a list
 MAX_JSON_BYTES = 20_000  # of one value on a page; the page of an event shows more
@@ -180,6 +182,18 @@ def size(value: int) -> str:
 def number(value: int) -> str:
     """Return a number with separators: `12,345`."""
     return f"{value:,}"
+
+
+def about(value: int) -> str:
+    """Return a number of deliveries, which may be an estimate: `9,120`, `more than 10,000`."""
+    return number(value) if value <= EXACT_COUNT_LIMIT else f"more than {EXACT_COUNT_LIMIT:,}"
+
+
+def prose(text: object) -> "Markup":
+    """Return documentation as HTML, with what stands between backquotes as code."""
+    from markupsafe import Markup
+
+    return Markup(QUOTED.sub(r"<code>\1</code>", str(visible(text))))  # noqa: S704 - it is escaped
 
 
 def count(value: int, noun: str) -> str:
