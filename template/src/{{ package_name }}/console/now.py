@@ -54,7 +54,10 @@ async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTM
     """Show the state of the service, what needs a person, and the newest events."""
     found = await readiness(service)
     queue = await read(_queue(service, client)) if found.database == "ok" else None
-    needs = [*_attention(found, service.warnings, client), *_waiting(queue, service.store.subscriber)]
+    needs = [
+        *_attention(found, service.warnings, client),
+        *_waiting(queue, service.store.subscriber),
+    ]
     return page(
         request,
         client,
@@ -81,9 +84,7 @@ async def _queue(service: Service, client: Client) -> Queue:
     return Queue(await store.stats(), events, await service.model.budget.spent(), 0)
 
 
-def _attention(
-    state: Readiness, warnings: Sequence[str], client: Client
-) -> Iterator[Attention]:
+def _attention(state: Readiness, warnings: Sequence[str], client: Client) -> Iterator[Attention]:
     """Return what does not work, without pauses, which are counted among what waits; for a client with scopes of its own, only what its events wait for."""
     if state.database != "ok":
         yield Attention("bad", f"The database is {state.database}")
