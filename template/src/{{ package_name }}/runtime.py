@@ -212,8 +212,10 @@ async def _warn_of_other_workers(service: Service) -> None:
     while True:
         await asyncio.sleep(service.settings.event_lease / 3)
         others = await service.store.admin.other_workers()
+        claiming = "1 other worker" if others == 1 else f"{others} other workers"
+        claim = "claims" if others == 1 else "claim"
         warning = (
-            f"{others} other workers on this database claim the same events, which locks in memory do not"
+            f"{claiming} on this database {claim} the same events, which locks in memory do not"
             " exclude, so events may be handled out of order: stop all workers but one, or"
             " update the project with another answer to `locks`"
         )

@@ -25,6 +25,7 @@ from ..api.sessions import (
     is_other_origin,
 )
 from ..keys import Role
+from .exact import decoded
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 TOKEN_FIELD = "token"  # noqa: S105 - the name of a field
@@ -71,7 +72,7 @@ PublisherOf = Annotated[Client, Security(needs("read", "publish"))]
 
 
 class Form:
-    """The fields of a form."""
+    """The fields of a form; those that travel encoded (see `exact`) are decoded."""
 
     def __init__(self, fields: dict[str, list[str]]) -> None:
         self._fields = fields
@@ -92,7 +93,7 @@ async def read_form(request: Request) -> Form:
     """Return the fields of a form that a page of this service sent to this browser.
 
     Raises:
-        HTTPException: another page sent it, or the body is not a form.
+        HTTPException: another page sent it, the body is not a form, or an encoded value was changed.
     """
     if is_other_origin(headers_of(request.scope)):
         raise HTTPException(403, OTHER_ORIGIN)
@@ -101,9 +102,10 @@ async def read_form(request: Request) -> Form:
     body = await request.body()
     try:
         text = body.decode()
-        form = Form(parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+        fields = parse_qs(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:  # not UTF-8, or too many fields
         raise HTTPException(422, "The form cannot be read.") from None
+    form = Form(decoded(fields))
     if not compare_digest(form.get(TOKEN_FIELD).encode(), form_token(request).encode()):
         raise HTTPException(403, STALE_FORM)
     return form

@@ -1,10 +1,10 @@
 """Retries and purges dead letters: one, a group, or all that match, after a page with their number.
 
-The action concerns the dead letters that were counted, and no later ones: if more match when the form is sent,
-nothing is done, and the page asks again.
+The action concerns the dead letters that were counted, and none that died since, which the page then counts. If those
+that were counted cannot be told from others, nothing is done, and the page asks again.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -95,21 +95,22 @@ async def _change(
     change: LetterAction,
     sent: tuple[LetterFilter, int, str],
 ) -> Response:
-    """Change what was confirmed, unless more matches by now."""
+    """Change what was confirmed, unless it cannot be told from what died since."""
     given, confirmed, seen = sent
     search, admin = given.search(client.within), service.store.admin
-    if await admin.count_dead_letters(search) > confirmed:
+    counted = _until(search, time_of("seen", seen))
+    if await admin.count_dead_letters(counted) > confirmed:
         return await _ask(request, client, service, change, given, before=confirmed)
-    done = await admin.change_matching(change, _until(search, seen), by=client.name)
+    done = await admin.change_matching(change, counted, by=client.name)
     kind = {"retry": "retried", "purge": "purged"}[change] if done else "nothing"
     if given.event:
         return redirect(with_flash(f"{CONSOLE_PATH}/event", kind, done, id=given.event))
-    return redirect(with_flash(DEAD_LETTERS_PATH, kind, done, **given.query()))
+    more = await admin.count_dead_letters(search)
+    return redirect(with_flash(DEAD_LETTERS_PATH, kind, done, **given.query(), more=more or None))
 
 
-def _until(search: DeadLetterSearch, seen: str) -> DeadLetterSearch:
+def _until(search: DeadLetterSearch, newest: datetime | None) -> DeadLetterSearch:
     """Return the search without what was dead-lettered after the newest dead letter that was seen."""
-    newest = time_of("seen", seen)
     if newest is None:
         return search
     until = newest + TICK
@@ -124,7 +125,7 @@ async def _ask(
     given: LetterFilter,
     before: int | None = None,
 ) -> HTMLResponse:
-    """Ask before a change; `before` is the number that was confirmed, if more match since."""
+    """Ask before a change; `before` is the number that was confirmed, if those cannot be told from others."""
     found = await _matching(service, given.search(client.within))
     noun = count(found.total, "dead letter")
     seen = (
@@ -147,9 +148,10 @@ async def _ask(
 
 
 async def _matching(service: Service, search: DeadLetterSearch) -> Matching:
-    total = await service.store.admin.count_dead_letters(search)
-    page = await service.store.admin.dead_letters(search, limit=SHOWN)
-    return Matching(total, page.letters)
+    """Return the newest dead letters, and how many there are up to the newest of them."""
+    letters = (await service.store.admin.dead_letters(search, limit=SHOWN)).letters
+    counted = _until(search, letters[0].dead_at if letters else None)
+    return Matching(await service.store.admin.count_dead_letters(counted), letters)
 
 
 def _conditions(given: LetterFilter) -> dict[str, str]:

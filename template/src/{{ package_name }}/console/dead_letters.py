@@ -19,6 +19,7 @@ from ..infra.store.dead_letter_groups import DeadLetterGroup
 from ..infra.store.dead_letters import DeadLetter, DeadLetterCursor, DeadLetterSearch
 from ..runtime import Service
 from .access import Form, Viewer
+from .exact import Exact, fits_line, fits_time
 from .form_fields import offered
 from .navigation import url
 from .render import page
@@ -27,6 +28,10 @@ DEAD_LETTERS_PATH = f"{CONSOLE_PATH}/dead-letters"
 PAGE_LENGTH = 50  # dead letters
 MAX_GROUPS = 12
 FIRST_YEAR, LAST_YEAR = 1970, 9998  # so that a time in any zone has a time in UTC
+
+LINES, TIMES = ("scope", "error"), ("since", "until")
+CONDITIONS = frozenset({*LINES, *TIMES, "group", "event"})
+"""The conditions that may come encoded."""
 
 router = APIRouter()
 
@@ -69,6 +74,13 @@ class LetterFilter(NamedTuple):
         group = None if self.group is None else [self.group]  # an empty one has a meaning
         return {**self._asdict(), "group": group}
 
+    def kept(self) -> dict[str, str]:
+        """Return the conditions that no input of the page can hold, which its form sends with the others."""
+        texts: dict[str, str] = {"event": self.event} if self.event else {}
+        texts |= {name: getattr(self, name) for name in LINES if not fits_line(getattr(self, name))}
+        texts |= {name: getattr(self, name) for name in TIMES if not fits_time(getattr(self, name))}
+        return texts if self.group is None else {**texts, "group": self.group}
+
     @property
     def narrows(self) -> bool:
         """Whether any condition is given besides the subscriber."""
@@ -96,6 +108,7 @@ def time_of(name: str, text: str) -> datetime | None:
 
 async def filter_of(
     subscriber: Annotated[str, Depends(subscriber_of)],
+    exact: Exact,
     type: str = "",
     scope: str = "",
     error: str = "",
@@ -105,7 +118,8 @@ async def filter_of(
     event: str = "",
 ) -> LetterFilter:
     """Return the conditions of an address."""
-    return LetterFilter(subscriber, type, scope, error, group, since, until, event)
+    given = LetterFilter(subscriber, type, scope, error, group, since, until, event)
+    return given._replace(**{name: exact[name] for name in CONDITIONS & exact.keys()})
 
 
 async def sent_filter(form: Form, store: StoreDep) -> LetterFilter:
@@ -206,6 +220,7 @@ async def _page(
         status=status,
         count=listing.total,
         given=given,
+        kept=given.kept(),
         query=given.query(),
         subscribers=await service.store.admin.subscribers(),
         types=offered(event_types(), given.type),

@@ -11,6 +11,7 @@ from ..api.sessions import CONSOLE_PATH
 from ..core.events import MAX_SCOPE_LENGTH
 from ..infra.store.inspection import EventSearch
 from .access import Viewer
+from .exact import Exact
 from .navigation import Before, url
 from .render import page
 
@@ -25,10 +26,12 @@ async def show_decisions(
     request: Request,
     client: Viewer,
     store: StoreDep,
+    exact: Exact,
     scope: Annotated[str, Query(max_length=MAX_SCOPE_LENGTH)] = "",
     before: Before = None,
 ) -> HTMLResponse:
     """Show the latest actions, from one scan of the log of bounded length."""
+    scope = exact.get("scope", scope)
     refuse_nul(scope)
     what = EventSearch(types=ACTIONS, scope=scope or None, within=client.within)
     found = await store.inspection.search(what, before=before, limit=DECISIONS)

@@ -16,7 +16,7 @@ from .events import EVENTS_PATH
 from .flash import with_flash
 from .navigation import url
 from .render import redirect
-from .text import count, number, plain
+from .text import count, number, plain, plain_line
 
 CONSEQUENCE = (
     "What these events say is overwritten, with the actions that repeat it, dead letters, notes and journals of the"
@@ -45,7 +45,7 @@ async def erase(
 ) -> Response:
     """Erase a scope if its name was typed."""
     scope, typed = form.get("scope"), form.get("typed")
-    if _as_typed(typed) != _as_typed(scope):
+    if not _names(typed, scope):
         found = await _count(service, client, scope)
         problem = f"{typed[:50]!r} is not the name of the scope: nothing was done."
         asked = _confirmation(scope, found, problem, typed)
@@ -55,9 +55,9 @@ async def erase(
     return redirect(with_flash(EVENTS_PATH, "erased" if done else "nothing", done, scope=scope))
 
 
-def _as_typed(name: str) -> str:
-    """Return a name as a person can type it: spaces as one, and invisible characters by their names."""
-    return " ".join(plain(name).split())
+def _names(typed: str, scope: str) -> bool:
+    """Return whether a person typed the name of a scope, or what the page shows for it; spaces count as one."""
+    return any(shown(typed).split() == shown(scope).split() for shown in (plain, plain_line))
 
 
 def _require(client: Client, scope: str) -> None:

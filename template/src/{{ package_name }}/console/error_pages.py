@@ -9,7 +9,7 @@ from fastapi.exceptions import WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 
 from ..api.auth import CALLER
-from ..api.errors import STARLETTE_NOT_FOUND
+from ..api.errors import STARLETTE_NOT_FOUND, UNAVAILABLE
 from ..api.sessions import is_console
 from .access import LoginRequired
 from .login import LOGIN_PATH
@@ -18,6 +18,9 @@ from .render import page, redirect
 
 KEPT_HEADERS = ("allow", "retry-after", "www-authenticate")
 NO_PAGE = "The console has no page at this address."
+UNREAD = "The database does not answer. Reload the page in a moment."
+NOT_DONE = "The database does not answer. Go back and send the form again in a moment."
+READING = frozenset({"GET", "HEAD"})
 FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})
 TITLES = {
     401: "Log in first",
@@ -57,7 +60,7 @@ def _as_page(handler: Handler) -> Callable[[Request, Exception], Awaitable[Respo
 def _wants_page(request: Request) -> bool:
     """Return whether a browser shows the response as a page of its own, so that it can log in there."""
     live = "text/event-stream" in request.headers.get("accept", "")
-    return request.method in {"GET", "HEAD"} and "hx-request" not in request.headers and not live
+    return request.method in READING and "hx-request" not in request.headers and not live
 
 
 def _to_login(request: Request) -> Response:
@@ -73,6 +76,13 @@ def _to_login(request: Request) -> Response:
     return redirect(address)
 
 
+def _sentence(request: Request, detail: str) -> str:
+    """Return the sentence of an error, whose remedy is for a person at a page."""
+    if detail != UNAVAILABLE:
+        return detail
+    return UNREAD if request.method in READING else NOT_DONE
+
+
 def _error_page(request: Request, answer: Response) -> Response:
     """Return a page with the sentence of an error response."""
     if not answer.body:
@@ -85,5 +95,5 @@ def _error_page(request: Request, answer: Response) -> Response:
         status=status,
         headers={name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers},
         heading=TITLES.get(status, f"Error {status}"),
-        sentence=str(json.loads(bytes(answer.body))["detail"]),
+        sentence=_sentence(request, str(json.loads(bytes(answer.body))["detail"])),
     )

@@ -16,6 +16,7 @@ from ..infra.store.inspection.covers import covered_ids
 from ..infra.store.inspection.units import as_object
 from ..infra.store.why import explain
 from .access import Viewer
+from .exact import Exact, fits_line
 from .form_fields import offered
 from .navigation import Before, url
 from .render import page
@@ -27,6 +28,9 @@ MAX_WHOLE_BYTES = 2_000_000  # if a reader asks for the whole
 MAX_COVERED = 50  # links to covered events
 OPERATOR_TYPE = "operator.action"
 COVERING_TYPES = frozenset({"agent.action", "agent.dropped"})
+
+LINES = frozenset({"scope", "correlation", "text"})
+"""The conditions that are entered as texts."""
 
 router = APIRouter()
 
@@ -55,6 +59,7 @@ async def show_events(
     request: Request,
     client: Viewer,
     service: ServiceDep,
+    exact: Exact,
     type: str = "",
     scope: str = "",
     correlation: str = "",
@@ -62,7 +67,9 @@ async def show_events(
     before: Before = None,
 ) -> HTMLResponse:
     """Show the newest events that match all conditions."""
-    given = Filter(type, scope, correlation, text)
+    given = Filter(type, scope, correlation, text)._replace(
+        **{name: exact[name] for name in LINES & exact.keys()}
+    )
     refuse_nul(*given)
     what = given.search(client.within)
     found = await service.store.inspection.search(what, before=before, limit=PAGE_LENGTH)
@@ -72,6 +79,8 @@ async def show_events(
         client,
         "events.html",
         conditions=given,
+        kept={name: each for name, each in given._asdict().items() if not fits_line(each)},
+        query=query,
         filtered=any(given),
         found=found,
         heading=_heading(given),

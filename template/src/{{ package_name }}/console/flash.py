@@ -18,6 +18,10 @@ SENTENCES = {
 }
 """What an action came to, for one and for several."""
 
+MORE = frozenset({"retried", "purged"})
+"""After which `more` counts the dead letters that were not confirmed."""
+MAX_DIGITS = 12
+
 
 def with_flash(path: str, done: str, count: int = 1, **query: object) -> str:
     """Return the address of a page that shows the result of an action first."""
@@ -26,7 +30,17 @@ def with_flash(path: str, done: str, count: int = 1, **query: object) -> str:
 
 def flash_of(query: Mapping[str, str]) -> str | None:
     """Return the sentence that an address names; None if it names none."""
-    forms, count = SENTENCES.get(query.get("done", "")), query.get("count", "1")
-    if forms is None or not (count.isascii() and count.isdecimal()) or len(count) > 12:
+    done, count = query.get("done", ""), query.get("count", "1")
+    forms = SENTENCES.get(done)
+    if forms is None or not _is_count(count):
         return None
-    return forms[int(count) != 1].format(count=f"{int(count):,}")
+    sentence = forms[int(count) != 1].format(count=f"{int(count):,}")
+    more = query.get("more", "")
+    if done not in MORE or not _is_count(more):
+        return sentence
+    has = "has" if int(more) == 1 else "have"
+    return f"{sentence.removesuffix('.')}; {int(more):,} more {has} died since."
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS

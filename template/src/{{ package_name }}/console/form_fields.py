@@ -9,10 +9,13 @@ from typing import Any, Literal
 from pydantic_core import from_json, to_json
 
 from .access import Form
+from .exact import as_lines
 from .text import plain
 
 PREFIX = "field."
 """Begins the names of the inputs, so that none clashes with those of the form itself."""
+BEFORE = "before."
+"""Begins the names of the fields with what an input was given."""
 MAX_SHOWN = 500  # characters of a text whose invisible characters are named
 INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
 WITHOUT_ZONE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?")
@@ -64,7 +67,13 @@ def offered(names: Sequence[str], chosen: str) -> list[str]:
 
 def entered(fields: Sequence[Field], form: Form) -> list[Field]:
     """Return the fields with what a form sends."""
-    return [replace(each, value=form.get(each.input)) for each in fields]
+    return [replace(each, value=_text_of(each.input, form)) for each in fields]
+
+
+def _text_of(name: str, form: Form) -> str:
+    """Return what is entered into an input, with the line breaks that it had before if nobody changed it."""
+    text, before = as_lines(form.get(name)), form.get(f"{BEFORE}{name}")
+    return before if text == as_lines(before) else text
 
 
 def filled(fields: Sequence[Field], values: Mapping[str, Any]) -> list[Field]:
@@ -94,7 +103,7 @@ def value_of(field: Field) -> dict[str, Any]:
         case "time":
             value = f"{text}Z" if WITHOUT_ZONE.fullmatch(text) else text
         case _:
-            value = text.replace("\r\n", "\n")  # as browsers send lines
+            value = text
     return {field.name: value}
 
 

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
+from starlette.routing import Match
 
 from ..api.addresses import client_network
 from ..api.auth import CALLER, key_of
@@ -13,7 +14,7 @@ from .access import Form, FormOf, set_cookie
 from .navigation import local_path
 from .render import page, redirect
 
-LOGIN_PATH = f"{CONSOLE_PATH}/login"
+LOGIN_PATH, LIVE_PATH = f"{CONSOLE_PATH}/login", f"{CONSOLE_PATH}/live"
 WRONG_KEY = "No client has this key: copy it from API_KEYS or API_CLIENTS."
 
 router = APIRouter()
@@ -23,7 +24,7 @@ router = APIRouter()
 async def show_login(request: Request, settings: SettingsDep, next: str = "") -> Response:
     """Ask for a key; a browser that needs none goes on to the page that it wants."""
     if allows_anonymous(settings) or request.scope.get(CALLER) is not None:
-        return redirect(local_path(next))
+        return redirect(_after_login(request, next))
     return _login_page(request, next)
 
 
@@ -36,7 +37,7 @@ async def log_in(request: Request, settings: SettingsDep, form: FormOf) -> Respo
         key = _checked_key(request, settings, form)
     except HTTPException as error:
         return _login_page(request, form.get("next"), error)
-    response = redirect(local_path(form.get("next")))
+    response = redirect(_after_login(request, form.get("next")))
     sessions: Sessions = request.app.state.sessions
     set_cookie(request, response, session_cookie(request.scope), await sessions.open(key))
     return response
@@ -71,6 +72,14 @@ def _checked_key(request: Request, settings: Settings, form: Form) -> str:
     return key
 
 
+def _after_login(request: Request, next: str) -> str:
+    """Return the page that a browser wants, or the console's first if it is not a page that can be opened."""
+    path = local_path(next)
+    wanted = {**request.scope, "method": "GET", "path": path.partition("?")[0]}
+    found = any(route.matches(wanted)[0] is Match.FULL for route in request.app.routes)
+    return path if found and wanted["path"] != LIVE_PATH else CONSOLE_PATH
+
+
 def _login_page(request: Request, next: str, error: HTTPException | None = None) -> HTMLResponse:
     return page(
         request,
@@ -79,5 +88,5 @@ def _login_page(request: Request, next: str, error: HTTPException | None = None)
         status=error.status_code if error else 200,
         headers=error.headers if error else None,
         error=error.detail if error else None,
-        next=local_path(next),
+        next=_after_login(request, next),
     )

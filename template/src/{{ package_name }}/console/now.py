@@ -1,6 +1,6 @@
 """The first screen: whether the service is well, what waits, and what needs a person."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from fastapi import APIRouter, Request
@@ -21,7 +21,7 @@ from .access import Viewer
 from .navigation import TIMERS_PATH, url
 from .reading import UNREADABLE, read
 from .render import page
-from .text import count, duration
+from .text import about, count, duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
@@ -54,7 +54,10 @@ async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTM
     """Show the state of the service, what needs a person, and the newest events."""
     found = await readiness(service)
     queue = await read(_queue(service, client)) if found.database == "ok" else None
-    needs = [*_attention(found, client), *_waiting(queue, service.store.subscriber)]
+    needs = [
+        *_attention(found, service.warnings, client),
+        *_waiting(queue, service.store.subscriber),
+    ]
     return page(
         request,
         client,
@@ -81,8 +84,8 @@ async def _queue(service: Service, client: Client) -> Queue:
     return Queue(await store.stats(), events, await service.model.budget.spent(), 0)
 
 
-def _attention(state: Readiness, client: Client) -> Iterator[Attention]:
-    """Return what does not work; for a client with scopes of its own, only what its events wait for."""
+def _attention(state: Readiness, warnings: Sequence[str], client: Client) -> Iterator[Attention]:
+    """Return what does not work, without pauses, which are counted among what waits; for a client with scopes of its own, only what its events wait for."""
     if state.database != "ok":
         yield Attention("bad", f"The database is {state.database}")
     for name, task in state.tasks.items():
@@ -100,7 +103,7 @@ def _attention(state: Readiness, client: Client) -> Iterator[Attention]:
             yield Attention("warn", error, TIMERS_PATH)
     if state.retention and state.retention.error:
         yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
-    for warning in state.warnings:
+    for warning in warnings:
         yield Attention("warn", warning)
 
 
@@ -109,13 +112,12 @@ def _waiting(queue: Queue | None, subscriber: str) -> Iterator[Attention]:
     if queue is None:
         return
     if queue.dead:
-        yield _dead_letters(queue.dead, subscriber)
+        yield _dead_letters(count(queue.dead, "dead letter"), subscriber)
     for each in queue.subscribers:
         yield from _queue_attention(each)
 
 
-def _dead_letters(total: int, subscriber: str) -> Attention:
-    letters = count(total, "dead letter")
+def _dead_letters(letters: str, subscriber: str) -> Attention:
     path = url(f"{CONSOLE_PATH}/dead-letters", subscriber=subscriber)
     return Attention(
         "warn", f"{letters} of {subscriber}: retry or purge what failed for good.", path
@@ -136,7 +138,8 @@ def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
             "warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH
         )
     if stats.dead:
-        yield _dead_letters(stats.dead, stats.subscriber)
+        letters = f"{about(stats.dead)} dead letter{'' if stats.dead == 1 else 's'}"
+        yield _dead_letters(letters, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:
         waits = duration(stats.oldest_seconds)
         yield Attention("warn", f"The oldest event for {stats.subscriber} has waited {waits}.")

@@ -19,7 +19,7 @@ from .confirming import Confirmation, ask, require_all_scopes
 from .flash import with_flash
 from .navigation import TIMERS_PATH
 from .render import redirect
-from .text import number, utc
+from .text import about, utc
 
 CONSEQUENCES: dict[PauseAction, str] = {
     "pause": "Its workers claim nothing until it is resumed. What is in flight ends as usual. Events are still"
@@ -152,5 +152,5 @@ def _facts(stats: QueueStats) -> dict[str, str]:
     if stats.paused_at is not None:
         state = f"paused since {utc(stats.paused_at)} by {stats.paused_by}"
     counts = {"Pending": stats.depth, "In flight": stats.in_flight, "Held": stats.held}
-    named = {name: number(count) for name, count in counts.items()}
+    named = {name: about(count) for name, count in counts.items()}
     return {"Subscriber": stats.subscriber, "State": state, **named}

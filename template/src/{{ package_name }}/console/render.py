@@ -18,6 +18,7 @@ from ..config import TRACE_FIELD, Settings
 from ..core.events import utc_now
 from . import text
 from .access import TOKEN_FIELD, form_token, session_of, set_form_cookie
+from .exact import encode, fits_line, fits_time
 from .flash import flash_of
 from .navigation import PARENTS, Link, links, url
 from .security import PAGE_HEADERS
@@ -31,23 +32,29 @@ YOURS = Path(__file__).parent / "pages"
 
 
 def exact(value: str) -> Any:
-    """Return a text for the value of a form's field, which must come back as it is."""
+    """Return a text for the value of an input, without names for its invisible characters."""
     from markupsafe import escape
 
     return escape(value)
 
 
 FILTERS: dict[str, Any] = {
+    "about": text.about,
     "ago": text.ago,
     "brief": text.brief,
     "bytes": text.size,
     "count": text.count,
     "duration": text.duration,
+    "encoded": encode,
     "exact": exact,
+    "fits_line": fits_line,
+    "fits_time": fits_time,
+    "in_line": text.in_line,
     "interval": text.interval,
     "iso": text.iso,
     "number": text.number,
     "pretty": text.pretty,
+    "prose": text.prose,
     "summary": text.summary,
     "utc": text.utc,
     "visible": text.visible,

@@ -12,6 +12,7 @@ from ..infra.store.inspection.scan import SCANNED_EVENTS
 from ..infra.store.inspection.scope_list import MAX_HELD
 from .access import Viewer
 from .axis import arrange
+from .exact import Exact
 from .navigation import Before, url
 from .render import page
 
@@ -31,6 +32,7 @@ async def show_scopes(
     request: Request,
     client: Viewer,
     store: StoreDep,
+    exact: Exact,
     search: Annotated[str, Query(max_length=MAX_SEARCH)] = "",
     after: str | None = None,
 ) -> HTMLResponse:
@@ -39,6 +41,7 @@ async def show_scopes(
     Raises:
         HTTPException: `search` has a NUL character, or `after` is not a cursor.
     """
+    search = exact.get("search", search)
     refuse_nul(search, after)
     try:
         found = await store.inspection.scopes(

@@ -54,6 +54,7 @@ def add_console(app: FastAPI, settings: Settings) -> dict[Any, int]:
     if not settings.serves_console:
         return {}
     app.state.console = Console(settings)
+    _answer_head()
     for router in SCREENS:
         app.include_router(router, prefix=CONSOLE_PATH, include_in_schema=False)
     for path, (_, router) in PAGES.items():
@@ -72,3 +73,12 @@ def add_console(app: FastAPI, settings: Settings) -> dict[Any, int]:
         if "POST" in getattr(route, "methods", ())
         and (endpoint := getattr(route, "endpoint", None)) not in LARGE_FORMS
     }
+
+
+def _answer_head() -> None:
+    """Let each page answer HEAD like GET; the server omits the body."""
+    for router in (*SCREENS, *(router for _, router in PAGES.values())):
+        for route in router.routes:
+            methods: set[str] = getattr(route, "methods", set())
+            if "GET" in methods and router is not live.router:
+                methods.add("HEAD")

@@ -11,11 +11,13 @@ from pydantic_core import to_json
 from ..core.events import ActionEvent, BaseEvent
 from ..core.units import Seconds
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
+from ..infra.store.stats import EXACT_COUNT_LIMIT
 from ..infra.text import UNSEEN, shorten
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+QUOTED = re.compile(r"`+([^`]+)`+")
 HARMLESS = frozenset("\n\t")
 MAX_SUMMARY = 160  # characters of an event in a list
 MAX_JSON_BYTES = 20_000  # of one value on a page; the page of an event shows more
@@ -38,6 +40,11 @@ def plain(text: str) -> str:
     return text if text.isprintable() else UNSEEN.sub(_name, text)
 
 
+def plain_line(text: str) -> str:
+    """Return a name as `in_line` shows it, without marks."""
+    return text if text.isprintable() else UNSEEN.sub(lambda found: _code(found[0]), text)
+
+
 def visible(text: object) -> "Markup":
     """Return the text as HTML, with a marked name for each invisible character."""
     from markupsafe import Markup, escape
@@ -46,14 +53,29 @@ def visible(text: object) -> "Markup":
     return Markup(markup if markup.isprintable() else UNSEEN.sub(_marked_name, markup))  # noqa: S704 - it is escaped
 
 
+def in_line(text: object) -> "Markup":
+    """Return a name as HTML, with a marked name for each line break and tab, too."""
+    from markupsafe import Markup, escape
+
+    markup = str(escape(str(text)))
+    return Markup(markup if markup.isprintable() else UNSEEN.sub(_marked, markup))  # noqa: S704 - it is escaped
+
+
+def _marked(found: re.Match[str]) -> str:
+    return f'<span class="ctl">{_code(found[0])}</span>'
+
+
+def _code(character: str) -> str:
+    return f"⟨U+{ord(character):04X}⟩"
+
+
 def _name(found: re.Match[str]) -> str:
     character = found[0]
-    return character if character in HARMLESS else f"⟨U+{ord(character):04X}⟩"
+    return character if character in HARMLESS else _code(character)
 
 
 def _marked_name(found: re.Match[str]) -> str:
-    name = _name(found)
-    return name if name in HARMLESS else f'<span class="ctl">{name}</span>'
+    return found[0] if found[0] in HARMLESS else _marked(found)
 
 
 def pretty(value: object, limit: int = MAX_JSON_BYTES) -> Pretty:
@@ -160,6 +182,18 @@ def size(value: int) -> str:
 def number(value: int) -> str:
     """Return a number with separators: `12,345`."""
     return f"{value:,}"
+
+
+def about(value: int) -> str:
+    """Return a number of deliveries, which may be an estimate: `9,120`, `more than 10,000`."""
+    return number(value) if value <= EXACT_COUNT_LIMIT else f"more than {EXACT_COUNT_LIMIT:,}"
+
+
+def prose(text: object) -> "Markup":
+    """Return documentation as HTML, with what stands between backquotes as code."""
+    from markupsafe import Markup
+
+    return Markup(QUOTED.sub(r"<code>\1</code>", str(visible(text))))  # noqa: S704 - it is escaped
 
 
 def count(value: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from .byte_budget import EVENT_SIZE, budgeted, read_within
 from .claim import NEW_FENCE
 from .contains import contains
 from .cursor import MAX_BIGINT
+from .error_shapes import shape_of
 from .times import calendar_time, with_timezone
 
 type LetterAction = Literal["retry", "purge"]
@@ -18,12 +19,9 @@ type LetterAction = Literal["retry", "purge"]
 MAX_ERROR_LENGTH = 300
 """The characters of an error by which it is grouped."""
 
-# Quoted parts, and words with a digit: numbers, ids, hashes, addresses.
-VARYING = r"""'"[^"]*"|''[^'']*''|[[:alnum:]_.:-]*[0-9][[:alnum:]_.:-]*'"""
-
-# A regular expression takes 10 us, so the beginning of the group is compared before.
+# A regular expression takes 10 us or more, so the beginning of the group is compared before.
 IN_GROUP = f"""coalesce(d.error, '') ^@ split_part($9, '…', 1)
-        AND coalesce(regexp_replace(left(d.error, {MAX_ERROR_LENGTH}), {VARYING}, '…', 'g'), '') = $9"""
+        AND coalesce({shape_of(f"left(d.error, {MAX_ERROR_LENGTH})")}, '') = $9"""
 
 MATCHES_SEARCH = f"""d.subscriber = $1 AND d.dead_at IS NOT NULL
    AND ($2::text IS NULL OR d.seq = (SELECT f.seq FROM events f WHERE f.id = $2))

@@ -35,8 +35,10 @@ def _matches(event: str) -> str:
     )
 
 
+NAMES_SCOPE = "e.type = 'operator.action' AND e.payload #>> '{details,filter,scope}' = $1"
+
 # `ours`: the selection. `repeats`: actions and drops that cover an event of the selection, or an erased one. Records of
-# operators hold no payload, and are the trace of what was done, so they stay.
+# operators hold no payload, and are the trace of what was done, so they stay; `names` are those that name the scope.
 LOOK = f"""
 SELECT e.seq, e.scope, e.type <> 'operator.action' AND {_matches("e")} AS ours,
        e.type IN {REPEATS} AND EXISTS (
@@ -45,13 +47,14 @@ SELECT e.seq, e.scope, e.type <> 'operator.action' AND {_matches("e")} AS ours,
                   ELSE '[]' END) AS c (id)
              JOIN events k ON k.id = c.id
             WHERE k.{IS_ERASED} OR {_matches("k")}) AS repeats,
-       e.{IS_ERASED} AS erased
+       e.{IS_ERASED} AS erased, $1::text IS NOT NULL AND {NAMES_SCOPE} AS names
   FROM (SELECT * FROM events WHERE seq > $3 ORDER BY seq LIMIT $4) AS e
 """  # noqa: S608 - interpolates constant SQL only
 
 FIND = f"""
 SELECT max(w.seq) AS through,
        coalesce(array_agg(w.seq ORDER BY w.seq) FILTER (WHERE w.wanted), ARRAY[]::bigint[]) AS seqs,
+       coalesce(array_agg(w.seq) FILTER (WHERE w.names), ARRAY[]::bigint[]) AS naming,
        coalesce(array_agg(DISTINCT w.scope) FILTER (WHERE w.wanted), ARRAY[]::text[]) AS scopes
   FROM (SELECT f.*, NOT f.erased AND (f.ours OR f.repeats) AS wanted FROM ({LOOK}) AS f) AS w
 """  # noqa: S608 - interpolates constant SQL only
@@ -115,6 +118,13 @@ WITH erased AS (
 ), unrecorded AS (DELETE FROM journal WHERE scope IN (SELECT scope FROM erased)
 )
 SELECT count(*) AS count FROM erased
+"""  # noqa: S608 - interpolates constant SQL only
+
+
+# Overwrites a scope that records of operators name as the condition of what they changed.
+UNNAME = f"""
+UPDATE events SET payload = jsonb_set(payload, '{{details,filter,scope}}', '"{ERASED}"')
+ WHERE seq IN (SELECT unnest($1::bigint[]))
 """  # noqa: S608 - interpolates constant SQL only
 
 
@@ -185,6 +195,8 @@ async def erase(connections: StoreConnections, what: Selection) -> AsyncGenerato
             [row] = await fetch(FIND, *what, after, BATCH_SIZE)
         if row["through"] is None:
             break
+        if row["naming"]:
+            await _run(connections, UNNAME, row["naming"])
         if not row["seqs"]:
             after = row["through"]
             continue

@@ -28,7 +28,8 @@ def dead_letter_record(
 def _as_details(which: DeadLetterSearch) -> dict[str, JsonValue]:
     """Return the conditions that selected dead letters, besides the id and what the operator may see.
 
-    A scope and an error are only named as conditions, since they may name a person and an erasure keeps records.
+    An erasure overwrites a scope in records, but keeps them. So errors, which may name a person, are only named as
+    conditions.
     """
     found: dict[str, JsonValue] = {}
     if which.types is not None:
@@ -36,7 +37,9 @@ def _as_details(which: DeadLetterSearch) -> dict[str, JsonValue]:
     for name, at in (("since", which.since), ("until", which.until)):
         if at is not None:
             found[name] = at.isoformat()
-    texts = {"scope": which.scope, "error": which.error, "group": which.group}
+    if which.scope is not None:
+        found["scope"] = which.scope
+    texts = {"error": which.error, "group": which.group}
     if named := [name for name, text in texts.items() if text is not None]:
         found["where"] = list[JsonValue](named)
     return found

@@ -28,7 +28,7 @@ def _some(kind: str, order: str = "") -> str:
                WHERE d.subscriber = s.name AND {KINDS[kind]} {order} LIMIT $1) AS found"""  # noqa: S608 - interpolates constant SQL only
 
 
-# Reads indexes only, and at most `EXACT_COUNT_LIMIT` entries of each kind.
+# Reads indexes only, and one more than `EXACT_COUNT_LIMIT` entries of each kind ($1).
 STATS = f"""
 SELECT s.name AS subscriber, c.*,
        CASE WHEN e.seq IS NOT NULL THEN greatest(CASE WHEN isfinite(e.recorded_at) THEN
@@ -99,14 +99,14 @@ class DeliveryStatus(NamedTuple):
 
 async def stats(by_index: Fetch, fetch: Fetch) -> list[QueueStats]:
     """Return each subscriber's counts, by `by_index`; `fetch` must run with the planner's default settings."""
-    return [await _stats(row, fetch) for row in await by_index(STATS, EXACT_COUNT_LIMIT)]
+    return [await _stats(row, fetch) for row in await by_index(STATS, EXACT_COUNT_LIMIT + 1)]
 
 
 async def _stats(row: Row, fetch: Fetch) -> QueueStats:
     name = row["subscriber"]
     counts = {kind: row[kind] for kind in KINDS}
     for kind, count in counts.items():
-        if count == EXACT_COUNT_LIMIT:
+        if count > EXACT_COUNT_LIMIT:
             [plan] = await fetch(ESTIMATE.format(condition=KINDS[kind]), name)
             estimate = json.loads(plan["QUERY PLAN"])[0]["Plan"]["Plan Rows"]
             counts[kind] = max(count, round(estimate))

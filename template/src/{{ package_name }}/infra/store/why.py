@@ -195,8 +195,8 @@ async def _due(fetch: Fetch, delivery: Row, seq: int) -> str:
     [before] = await fetch(BEFORE, delivery["subscriber"], seq)
     prefix = f"claims of {delivery['subscriber'][:40]} "
     [workers] = await fetch(WORKERS, prefix)
-    taking = (
-        f"{workers['count']} workers claim" if workers["count"] else "no worker claims: start one"
+    taking = {0: "no worker claims: start one", 1: "1 worker claims"}.get(
+        workers["count"], f"{workers['count']} workers claim"
     )
     count = f"{before['count']:,}" + (" or more" if before["count"] == EXACT_COUNT_LIMIT else "")
     return f"Due now; {count} deliveries are due before it, and {taking}."
