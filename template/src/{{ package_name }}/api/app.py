@@ -20,6 +20,7 @@ from .middleware import BodyLimitMiddleware
 from .rate_limits import RateLimits
 from .routes import PUBLIC, YOURS, dlq, events, health, stream, ws
 from .routes.webhooks import webhook_router
+from .sessions import Sessions
 
 
 @asynccontextmanager
@@ -60,6 +61,7 @@ def create_app(settings: Settings, sources: Sources | None = None) -> FastAPI:
     app.state.sources = sources
     app.state.memory_limiter = MemoryLimiter(settings)
     app.state.rate_limits = rates = RateLimits(settings)
+    app.state.sessions = Sessions(settings, rates) if settings.serves_console else None
     max_bytes = {events.publish_batch: max_body_bytes(settings)}
     app.add_middleware(
         BodyLimitMiddleware,
@@ -67,6 +69,7 @@ def create_app(settings: Settings, sources: Sources | None = None) -> FastAPI:
         rates=rates,
         memory=app.state.memory_limiter,
         max_bytes_by_endpoint=max_bytes,
+        sessions=app.state.sessions,
     )
     add_error_handlers(app)
     # The busiest routes come first: routing tries all earlier routes, twice for each request.

@@ -17,7 +17,7 @@ from .headers import DOCS_HEADERS, HEADERS, with_defaults
 from .memory_limiter import MemoryLimiter
 from .rate_limits import RateLimited, RateLimits
 from .request_body import BodyPolicy, LimitedBody
-from .sessions import Sessions
+from .sessions import Sessions, headers_of
 
 DOCS_PATHS = ("/docs", "/docs/oauth2-redirect")
 """The paths of the API's documentation in development."""
@@ -37,11 +37,12 @@ class BodyLimitMiddleware:
         rates: RateLimits,
         memory: MemoryLimiter,
         max_bytes_by_endpoint: Mapping[Any, int],
+        sessions: Sessions | None,
     ) -> None:
         self._app = app
         self._rate_limits = rates
         self._clients = Clients(settings, rates)
-        self._sessions = Sessions(settings, rates) if settings.serves_console else None
+        self._sessions = sessions
         self._body_policy = BodyPolicy(settings, memory, max_bytes_by_endpoint)
         self._proxies = TrustedProxies(settings)
         self._allowed_hosts = AllowedHosts(settings)
@@ -64,12 +65,12 @@ class BodyLimitMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = dict[bytes, bytes](reversed(scope["headers"]))  # the first of duplicates counts
+        headers = headers_of(scope)
         if refusal := self._allowed_hosts.refusal(headers.get(b"host", b"")):
             await refuse(scope, receive, self._with_headers(scope, send), problem(refusal, 400))
             return
         try:
-            scope[CALLER] = self._authenticate(scope, headers)
+            scope[CALLER] = await self._authenticate(scope, headers)
         except RateLimited as error:
             await refuse(scope, receive, self._with_headers(scope, send), error_response_of(error))
             return
@@ -83,7 +84,7 @@ class BodyLimitMiddleware:
         finally:
             body.release()
 
-    def _authenticate(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Client | None:
+    async def _authenticate(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Client | None:
         """Count a request and return its client; None if it has neither a valid key nor a session.
 
         Raises:
@@ -94,7 +95,7 @@ class BodyLimitMiddleware:
         if client is not None and not self._clients.anonymous:
             self._rate_limits.check_login(client.name, address)
         elif self._sessions is not None:
-            client = self._sessions.find(scope, headers) or client
+            client = await self._sessions.find(scope, headers) or client
         if client is None:
             self._rate_limits.count_anonymous_request(address)
             return None

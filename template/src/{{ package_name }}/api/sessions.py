@@ -1,17 +1,22 @@
 """Sessions of browsers: a signed cookie that names a client, for the console and for pages of yours.
 
-A cookie is signed with the key of its client. So every process accepts it, a restart does not end it, and it ends when
-the key is removed or belongs to another client. The service stores nothing about sessions.
+A cookie is signed with a secret that is derived from the key of its client. So every process accepts it, a restart does
+not end it, and it ends when the key is removed or belongs to another client. The service stores nothing about sessions.
+The derivation is slow, so that a stolen cookie does not help to guess a weak key.
 
 Besides the console, only the event stream and WebSockets accept a session, and only from pages of this service.
 """
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b, sha256
+from hashlib import blake2b, scrypt, sha256
+from hmac import compare_digest
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
@@ -34,6 +39,7 @@ SESSION = "session"
 """The key of a request's ASGI scope that holds its session."""
 SECURE_PREFIX = "__Host-"
 """Browsers accept a cookie of such a name only over HTTPS, and from the host that it is sent to."""
+SCRYPT_COST = 2**14  # about 50 ms and 16 MB for each key, once in a process
 
 type Headers = Mapping[bytes, bytes]
 
@@ -51,6 +57,18 @@ class Session:
     """When it ends, as Unix time."""
 
 
+class Opener(NamedTuple):
+    """A key that opens sessions."""
+
+    client: Client
+    key: str
+    signer: "TimestampSigner"
+
+
+class UnknownKey(LookupError):
+    """No client has this key."""
+
+
 class Sessions:
     """Opens sessions, and finds the client of a request by its session."""
 
@@ -59,16 +77,22 @@ class Sessions:
         self._rates = rates
         self._lifetime = int(settings.console_session)
         self._header = (settings.console_trusted_header or "").encode()
+        self._openers: dict[str, list[Opener]] = {}
+        self._deriving = Lock()
 
-    def open(self, key: str) -> str | None:
-        """Return the value of the cookie for a session with a key; None if no client has the key."""
-        print_ = _fingerprint(key)
-        if print_ not in self._by_fingerprint:
-            return None
-        client, key = self._by_fingerprint[print_]
-        return _signer(client, key).sign(f"{print_}.{token_urlsafe(16)}").decode()
+    async def open(self, key: str) -> str:
+        """Return the value of the cookie for a session with a key.
 
-    def find(self, scope: Scope, headers: Headers) -> Client | None:
+        Raises:
+            UnknownKey: no client has the key.
+        """
+        for owner, keys in self._keys.items():
+            if any(compare_digest(each.encode(), key.encode()) for _, each in keys):
+                opener = next(each for each in await self._openers_of(owner) if each.key == key)
+                return opener.signer.sign(f"{owner}.{token_urlsafe(16)}").decode()
+        raise UnknownKey
+
+    async def find(self, scope: Scope, headers: Headers) -> Client | None:
         """Return the client of a request that may use a session; None if it has no valid one."""
         path: str = scope["path"]
         is_stream = _accepts_session(scope["type"], path) and is_same_origin(headers)
@@ -76,25 +100,38 @@ class Sessions:
             return None
         if (user := self._proxy_user(scope, headers)) is not None:
             return user
-        session = self._session(cookie_of(scope, headers, session_cookie(scope)))
+        session = await self._session(cookie_of(scope, headers, session_cookie(scope)))
         if session is None:
             return None
         scope[SESSION] = session
         return session.client
 
-    def _session(self, cookie: str) -> Session | None:
+    async def _session(self, cookie: str) -> Session | None:
         from itsdangerous import BadSignature
 
-        client, key = self._by_fingerprint.get(cookie.partition(".")[0], (None, ""))
-        if client is None:
-            return None
-        try:
-            _, since = _signer(client, key).unsign(
-                cookie, max_age=self._lifetime, return_timestamp=True
-            )
-        except BadSignature:
-            return None
-        return Session(client, cookie, key, since.timestamp() + self._lifetime)
+        for client, key, signer in await self._openers_of(cookie.partition(".")[0]):
+            try:
+                _, since = signer.unsign(cookie, max_age=self._lifetime, return_timestamp=True)
+            except BadSignature:
+                continue  # another key of the client may have signed it
+            return Session(client, cookie, key, since.timestamp() + self._lifetime)
+        return None
+
+    async def _openers_of(self, owner: str) -> list[Opener]:
+        """Return the keys of an owner, from a thread the first time, since the derivation takes long."""
+        if owner not in self._keys:
+            return []
+        known = self._openers.get(owner)
+        return known if known is not None else await asyncio.to_thread(self._derive, owner)
+
+    def _derive(self, owner: str) -> list[Opener]:
+        with self._deriving:  # requests that come together wait for one derivation
+            if owner not in self._openers:
+                keys = self._keys[owner]
+                self._openers[owner] = [
+                    Opener(client, key, _signer(client, key)) for client, key in keys
+                ]
+        return self._openers[owner]
 
     def _proxy_user(self, scope: Scope, headers: Headers) -> Client | None:
         """Return the user whom a trusted proxy names; who is not a client of API_CLIENTS may only read."""
@@ -111,15 +148,13 @@ class Sessions:
         return Client(name, roles, scopes, rate_key=name, rates=self._rates)
 
     @cached_property
-    def _by_fingerprint(self) -> dict[str, tuple[Client, str]]:
-        return {
-            _fingerprint(text): (
-                replace(each, rate_key=each.name, rates=self._rates),
-                text,
-            )
-            for each, key in clients_with_keys(self._settings)
-            for text in [key.get_secret_value()]
-        }
+    def _keys(self) -> dict[str, list[tuple[Client, str]]]:
+        """The keys with their clients, by the owner that cookies name."""
+        found = defaultdict[str, list[tuple[Client, str]]](list)
+        for each, key in clients_with_keys(self._settings):
+            client = replace(each, rate_key=each.name, rates=self._rates)
+            found[_owner_id(client)].append((client, key.get_secret_value()))
+        return dict(found)
 
 
 def session_key(scope: Scope) -> str | None:
@@ -137,6 +172,11 @@ def cookie_name(scope: Scope, purpose: str) -> str:
     """Return the name of a cookie: over HTTPS, one that no other host can set."""
     prefix = SECURE_PREFIX if scope["scheme"] in {"https", "wss"} else ""
     return f"{prefix}{COMMAND}-{purpose}"
+
+
+def headers_of(scope: Scope) -> Headers:
+    """Return the headers of a request by name; the first of duplicates counts."""
+    return dict(reversed(scope["headers"]))
 
 
 def cookie_of(scope: Scope, headers: Headers, name: str) -> str:
@@ -175,16 +215,20 @@ def _accepts_session(kind: str, path: str) -> bool:
     return path.startswith(SOCKETS_PATH) if kind == "websocket" else path == STREAM_PATH
 
 
-def _fingerprint(key: str) -> str:
-    """Return a name for a key, by which its signature is checked without trying all keys."""
-    return blake2b(key.encode(), digest_size=9, person=b"session").hexdigest()
+def _owner_of(client: Client) -> str:
+    """Return the name of a client; empty for the clients of API_KEYS, whose numbers change with the list."""
+    return "" if client.name.startswith(KEY_NAME_PREFIX) else client.name
+
+
+def _owner_id(client: Client) -> str:
+    """Return the id of an owner for cookies, which may contain no other characters. It is no secret."""
+    return blake2b(_owner_of(client).encode(), digest_size=9, person=b"session").hexdigest()
 
 
 def _signer(client: Client, key: str) -> "TimestampSigner":
     """Return the signer of a client's sessions; a key that belongs to another client signs otherwise."""
     from itsdangerous import TimestampSigner  # loaded at the first login
 
-    owner = "" if client.name.startswith(KEY_NAME_PREFIX) else client.name
-    return TimestampSigner(
-        key, salt=f"session of {owner}", key_derivation="hmac", digest_method=sha256
-    )
+    salt = f"session of {_owner_of(client)}"
+    secret = scrypt(key.encode(), salt=salt.encode(), n=SCRYPT_COST, r=8, p=1, dklen=32)
+    return TimestampSigner(secret, salt=salt, key_derivation="hmac", digest_method=sha256)

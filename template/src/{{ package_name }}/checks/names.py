@@ -19,6 +19,7 @@ from .findings import Finding, error, from_sentence, ok, warning
 CHECK = "settings"
 FILES = (".env", ".env.production")
 FAMILY = 3  # settings that share their first word: with fewer, the word is another tool's, such as OPENAI
+CONSOLE_SETTINGS = ("console_trusted_header", "console_trace_url")
 MIN_SIMILARITY = 0.6  # from 0 to 1, of a name that is known to be meant as a setting
 
 
@@ -71,3 +72,10 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         yield from_sentence(CHECK, "error", str(problem))
     for sentence in weak_keys(settings.api_keys, settings.api_clients) if settings.lenient else ():
         yield from_sentence(CHECK, "warning", sentence)
+    for name in () if settings.lenient or settings.serves_console else CONSOLE_SETTINGS:
+        if getattr(settings, name) is not None:
+            yield warning(
+                CHECK,
+                "Give a client of API_CLIENTS the role read, set CONSOLE=on, or remove it",
+                f"{name.upper()} has no effect: no console is served",
+            )

@@ -16,7 +16,14 @@ from fastapi.requests import HTTPConnection
 
 from ..api.auth import Bearer, client_of
 from ..api.clients import Client
-from ..api.sessions import SESSION, Headers, Session, cookie_name, cookie_of, is_other_origin
+from ..api.sessions import (
+    SESSION,
+    Session,
+    cookie_name,
+    cookie_of,
+    headers_of,
+    is_other_origin,
+)
 from ..keys import Role
 
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -87,7 +94,7 @@ async def read_form(request: Request) -> Form:
     Raises:
         HTTPException: another page sent it, or the body is not a form.
     """
-    if is_other_origin(dict(reversed(request.headers.raw))):
+    if is_other_origin(headers_of(request.scope)):
         raise HTTPException(403, OTHER_ORIGIN)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
         raise HTTPException(415, f"Send the form as {FORM_TYPE}.")
@@ -140,8 +147,7 @@ def _form_secret(request: Request) -> str:
 
 
 def _sent_form_cookie(request: Request) -> str:
-    headers: Headers = dict(reversed(request.headers.raw))
-    return cookie_of(request.scope, headers, _form_cookie(request))
+    return cookie_of(request.scope, headers_of(request.scope), _form_cookie(request))
 
 
 def _form_cookie(request: Request) -> str:

@@ -5,7 +5,7 @@ nothing is done, and the page asks again.
 """
 
 from datetime import timedelta
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.sessions import CONSOLE_PATH
-from ..infra.store.dead_letters import DeadLetter, DeadLetterSearch
+from ..infra.store.dead_letters import DeadLetter, DeadLetterSearch, LetterAction
 from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
@@ -39,8 +39,6 @@ LABELS = {
     "until": "Dead before",
 }
 """The conditions in the order in which the page names them."""
-
-type Change = Literal["retry", "purge"]
 
 router = APIRouter()
 
@@ -94,7 +92,7 @@ async def _change(
     request: Request,
     client: Client,
     service: Service,
-    change: Change,
+    change: LetterAction,
     sent: tuple[LetterFilter, int, str],
 ) -> Response:
     """Change what was confirmed, unless more matches by now."""
@@ -123,7 +121,7 @@ async def _ask(
     request: Request,
     client: Client,
     service: Service,
-    change: Change,
+    change: LetterAction,
     given: LetterFilter,
     before: int | None = None,
 ) -> HTMLResponse:

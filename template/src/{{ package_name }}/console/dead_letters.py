@@ -18,6 +18,7 @@ from ..infra.store.dead_letter_groups import DeadLetterGroup
 from ..infra.store.dead_letters import DeadLetterCursor, DeadLetterSearch
 from ..runtime import Service
 from .access import Form, Viewer
+from .form_fields import offered
 from .navigation import url
 from .render import page
 
@@ -174,9 +175,6 @@ async def _page(
     **values: Any,
 ) -> HTMLResponse:
     """Return the page with its form; without values it shows no dead letters."""
-    types = event_types()
-    if given.type and given.type not in types:
-        types.append(given.type)
     nothing: dict[str, Any] = {
         "count": 0,
         "grouped": 0,
@@ -195,6 +193,6 @@ async def _page(
         given=given,
         query=given.query(),
         subscribers=await service.store.admin.subscribers(),
-        types=types,
+        types=offered(event_types(), given.type),
         **{**nothing, **values},
     )

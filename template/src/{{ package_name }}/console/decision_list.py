@@ -11,7 +11,7 @@ from ..api.sessions import CONSOLE_PATH
 from ..core.events import MAX_SCOPE_LENGTH
 from ..infra.store.inspection import EventSearch
 from .access import Viewer
-from .navigation import url
+from .navigation import Before, url
 from .render import page
 
 DECISIONS = 50  # on one page
@@ -26,7 +26,7 @@ async def show_decisions(
     client: Viewer,
     store: StoreDep,
     scope: Annotated[str, Query(max_length=MAX_SCOPE_LENGTH)] = "",
-    before: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    before: Before = None,
 ) -> HTMLResponse:
     """Show the latest actions, from one scan of the log of bounded length."""
     refuse_nul(scope)

@@ -7,7 +7,8 @@ from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
-from ..infra.store.erase import Erasable, select
+from ..infra.store.erasable import Bound, Erasable
+from ..infra.store.erase import select
 from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
@@ -22,6 +23,9 @@ CONSEQUENCE = (
     " scope, and those that arrive until it is done. Ids, types, times and causes stay. Backups keep what they have."
     " Nobody can undo this."
 )
+
+COUNTED = Bound(events=100_000, seconds=2.0)
+"""What is counted before a person confirms: the erasure itself reads the whole log."""
 
 router = APIRouter()
 
@@ -69,7 +73,7 @@ async def _count(service: Service, client: Client, scope: str) -> Erasable:
         HTTPException: the scope does not exist for the client.
     """
     _require(client, scope)
-    found = await service.store.admin.count_erasable(select(scope, None))
+    found = await service.store.admin.count_erasable(select(scope, None), COUNTED)
     if not found.known:
         raise HTTPException(404, f"There is no scope {scope!r}.")
     return found
@@ -78,13 +82,14 @@ async def _count(service: Service, client: Client, scope: str) -> Erasable:
 def _confirmation(
     scope: str, found: Erasable, problem: str | None = None, typed: str = ""
 ) -> Confirmation:
+    least = "" if found.complete else "at least "
     count = found.events + found.repeating
-    noun = f"{number(count)} event{'' if count == 1 else 's'}"
-    facts: dict[str, object] = {"Scope": scope, "Events to erase": number(found.events)}
+    noun = f"{least}{number(count)} event{'' if count == 1 else 's'}"
+    facts: dict[str, object] = {"Scope": scope, "Events to erase": f"{least}{number(found.events)}"}
     if found.repeating:
-        facts["Actions that repeat them"] = number(found.repeating)
+        facts["Actions that repeat them"] = f"{least}{number(found.repeating)}"
     if found.erased:
-        facts["Erased before"] = number(found.erased)
+        facts["Erased before"] = f"{least}{number(found.erased)}"
     return Confirmation(
         action=f"{CONSOLE_PATH}/do/erase",
         heading=f"Erase {noun} of a scope?",

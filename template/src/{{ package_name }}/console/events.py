@@ -1,9 +1,9 @@
 """The events of the log: a search, newest first, and the page of one event."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
 from ..api.deps import ServiceDep
@@ -12,9 +12,12 @@ from ..api.sessions import CONSOLE_PATH
 from ..core.events import BaseEvent, event_types, public_types
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
 from ..infra.store.inspection import EventSearch, FoundPage
+from ..infra.store.inspection.covers import covered_ids
+from ..infra.store.inspection.units import as_object
 from ..infra.store.why import explain
 from .access import Viewer
-from .navigation import url
+from .form_fields import offered
+from .navigation import Before, url
 from .render import page
 from .text import number, utc
 
@@ -27,8 +30,6 @@ OPERATOR_TYPE = "operator.action"
 COVERING_TYPES = frozenset({"agent.action", "agent.dropped"})
 
 router = APIRouter()
-
-Before = Annotated[int | None, Query(ge=0, lt=2**63)]
 
 
 class Filter(NamedTuple):
@@ -81,7 +82,7 @@ async def show_events(
         older=url(EVENTS_PATH, **query, before=found.before) if found.before else None,
         operators=url(EVENTS_PATH, type=OPERATOR_TYPE),
         public=public_types(),
-        types=_with(given.type, event_types()),
+        types=offered(event_types(), given.type),
         watched=before is None and not given.text,
     )
 
@@ -103,11 +104,6 @@ def _looked(found: FoundPage, before: int | None) -> str:
     return f"Looked at {count}, back to {utc(found.scanned_to)}."
 
 
-def _with(chosen: str, names: list[str]) -> list[str]:
-    """Return the names, and the chosen one if the service no longer has it."""
-    return names if not chosen or chosen in names else [*names, chosen]
-
-
 @router.get("/event")
 async def show_event(
     request: Request, client: Viewer, service: ServiceDep, id: str = "", whole: bool = False
@@ -118,30 +114,30 @@ async def show_event(
     if event is None or not client.includes(event.scope):
         raise HTTPException(404, f"The log has no event {id!r}.")
     why = await explain(service.store.by_index, event.id, service.settings)
-    meta = _meta(event)
+    meta, payload = _meta(event), _payload(event)
     return page(
         request,
         client,
         "event.html",
         correlated=url(EVENTS_PATH, correlation=meta.get("correlation_id") or event.id),
-        covers=_covers(event),
+        covers=covered_ids(payload) if event.type in COVERING_TYPES else [],
         decision=event.type == "agent.action",
         event=event,
         fates=why.fates if why else [],
         limit=MAX_WHOLE_BYTES if whole else MAX_PAYLOAD_BYTES,
         max_covered=MAX_COVERED,
         meta=meta,
-        payload=_payload(event),
+        payload=payload,
         public=event.type in public_types() and isinstance(event, BaseEvent),
         whole=None if whole else url(f"{CONSOLE_PATH}/event", id=event.id, whole="true"),
     )
 
 
-def _meta(event: Stored) -> dict[str, Any]:
+def _meta(event: Stored) -> Mapping[str, Any]:
     """Return the meta of an event; of one that cannot be read, whatever is stored as such."""
     if isinstance(event, BaseEvent):
         return event.meta.model_dump(exclude_none=True)
-    return _object(event.meta)
+    return as_object(event.meta)
 
 
 def _payload(event: Stored) -> object:
@@ -150,14 +146,3 @@ def _payload(event: Stored) -> object:
         return event.payload
     own = (name for name in type(event).model_fields if name not in BaseEvent.model_fields)
     return {name: getattr(event, name) for name in own if name != "type"}
-
-
-def _covers(event: Stored) -> list[str]:
-    """Return the ids of the events that an action or a drop covers."""
-    covers: Any = _object(_payload(event)).get("covers") if event.type in COVERING_TYPES else None
-    return [str(each) for each in cast("list[object]", covers)] if isinstance(covers, list) else []
-
-
-def _object(value: object) -> dict[str, Any]:
-    """Return a JSON object; an empty one for any other value."""
-    return dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}

@@ -57,6 +57,11 @@ class Field:
         return shown if shown != self.value[:MAX_SHOWN] else ""
 
 
+def offered(names: Sequence[str], chosen: str) -> list[str]:
+    """Return the names to choose from, with the chosen one if the service no longer has it."""
+    return [*names] if not chosen or chosen in names else [*names, chosen]
+
+
 def entered(fields: Sequence[Field], form: Form) -> list[Field]:
     """Return the fields with what a form sends."""
     return [replace(each, value=form.get(each.input)) for each in fields]

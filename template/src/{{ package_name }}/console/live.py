@@ -13,12 +13,13 @@ from sse_starlette import ServerSentEvent
 from ..api.clients import Client
 from ..api.deps import HubDep, SettingsDep
 from ..api.errors import RETRY_AFTER, refuse_nul
-from ..api.hub import Hub
+from ..api.hub import Hub, TooManyClients
 from ..api.routes.stream import EventStream
-from ..api.sessions import is_other_origin
+from ..api.sessions import headers_of, is_other_origin
 from ..core.units import Seconds
 from ..infra.store import Stored
 from ..infra.store.log import EventFilter
+from ..infra.text import one_line
 from .access import OTHER_ORIGIN, Viewer, session_of
 from .render import fragment
 
@@ -39,7 +40,7 @@ async def live(
         HTTPException: a page of another site asks, or the process serves the maximum number of clients.
     """
     refuse_nul(scope)
-    if is_other_origin(dict(reversed(request.headers.raw))):
+    if is_other_origin(headers_of(request.scope)):
         raise HTTPException(403, OTHER_ORIGIN)
     if hub.full:
         raise HTTPException(
@@ -54,18 +55,21 @@ async def _changes(
     request: Request, client: Client, hub: Hub, event_filter: EventFilter
 ) -> AsyncIterator[ServerSentEvent]:
     """Yield a message for each interval with new events, until the session ends."""
-    async with hub.sample(event_filter) as sample:
-        yield ServerSentEvent(comment="live")
-        while (left := _time_left(request)) > 0:
-            try:
-                async with asyncio.timeout(min(left, MAX_WAIT)):
-                    await sample.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(BURST)
-            data = _data(request, client, event_filter, *sample.take())
-            yield ServerSentEvent(data, event="changed")
-            await asyncio.sleep(INTERVAL - BURST)
+    try:
+        async with hub.sample(event_filter) as sample:
+            yield ServerSentEvent(comment="live")
+            while (left := _time_left(request)) > 0:
+                try:
+                    async with asyncio.timeout(min(left, MAX_WAIT)):
+                        await sample.wait()
+                except TimeoutError:
+                    continue
+                await asyncio.sleep(BURST)
+                data = _data(request, client, event_filter, *sample.take())
+                yield ServerSentEvent(data, event="changed")
+                await asyncio.sleep(INTERVAL - BURST)
+    except TooManyClients as error:  # others connected after the response began
+        yield ServerSentEvent(one_line(str(error)), event="error")
 
 
 def _data(

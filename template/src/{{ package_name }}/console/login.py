@@ -7,7 +7,7 @@ from ..api.addresses import client_network
 from ..api.auth import CALLER, key_of
 from ..api.clients import Clients, allows_anonymous
 from ..api.deps import SettingsDep, rates_of
-from ..api.sessions import CONSOLE_PATH, session_cookie
+from ..api.sessions import CONSOLE_PATH, Sessions, session_cookie
 from ..config import Settings
 from .access import Form, FormOf, set_cookie
 from .navigation import local_path
@@ -37,8 +37,8 @@ async def log_in(request: Request, settings: SettingsDep, form: FormOf) -> Respo
     except HTTPException as error:
         return _login_page(request, form.get("next"), error)
     response = redirect(local_path(form.get("next")))
-    name = session_cookie(request.scope)
-    set_cookie(request, response, name, request.app.state.console.sessions.open(key))
+    sessions: Sessions = request.app.state.sessions
+    set_cookie(request, response, session_cookie(request.scope), await sessions.open(key))
     return response
 
 

@@ -1,12 +1,18 @@
 """The screens of the console in their order; pages of yours follow them."""
 
-from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from typing import Annotated, NamedTuple
+from urllib.parse import quote, unquote, urlencode
 
-from ..api.sessions import CONSOLE_PATH
+from fastapi import Query
+
+from ..api.sessions import CONSOLE_PATH, is_console
 from .pages import PAGES
 
+TIMERS_PATH = f"{CONSOLE_PATH}/timers"
 MAX_PATH_LENGTH = 2_000  # characters of a path to return to
+
+Before = Annotated[int | None, Query(ge=0, lt=2**63)]
+"""The `seq` of an event, of which a page shows older ones."""
 
 
 class Link(NamedTuple):
@@ -22,7 +28,7 @@ SCREENS = (
     Link(f"{CONSOLE_PATH}/decisions", "Decisions"),
     Link(f"{CONSOLE_PATH}/dead-letters", "Dead letters"),
     Link(f"{CONSOLE_PATH}/events", "Events"),
-    Link(f"{CONSOLE_PATH}/timers", "Timers and workers"),
+    Link(TIMERS_PATH, "Timers and workers"),
 )
 
 PARENTS = {
@@ -32,9 +38,9 @@ PARENTS = {
     f"{CONSOLE_PATH}/do/publish": f"{CONSOLE_PATH}/events",
     f"{CONSOLE_PATH}/do/retry": f"{CONSOLE_PATH}/dead-letters",
     f"{CONSOLE_PATH}/do/purge": f"{CONSOLE_PATH}/dead-letters",
-    f"{CONSOLE_PATH}/do/tick": f"{CONSOLE_PATH}/timers",
-    f"{CONSOLE_PATH}/do/pause": f"{CONSOLE_PATH}/timers",
-    f"{CONSOLE_PATH}/do/resume": f"{CONSOLE_PATH}/timers",
+    f"{CONSOLE_PATH}/do/tick": TIMERS_PATH,
+    f"{CONSOLE_PATH}/do/pause": TIMERS_PATH,
+    f"{CONSOLE_PATH}/do/resume": TIMERS_PATH,
     f"{CONSOLE_PATH}/do/erase": f"{CONSOLE_PATH}/scopes",
 }
 """Pages that are not in the navigation, with the entry that is marked as theirs."""
@@ -56,8 +62,8 @@ def url(path: str, **query: object) -> str:
 
 
 def local_path(path: str) -> str:
-    """Return the path if it leads to a page of the console; else the console's first page."""
-    rest = path.removeprefix(CONSOLE_PATH)
-    leads_in = path.startswith(CONSOLE_PATH) and rest[:1] in ("", "/", "?")
-    fits = len(path) <= MAX_PATH_LENGTH and path.isprintable() and "\\" not in path
-    return path if leads_in and fits else CONSOLE_PATH
+    """Return the path, with its query, if it leads to a page of the console; else the console's first page."""
+    place = unquote(path.partition("?")[0])  # browsers resolve encoded dots, too
+    is_plain = (path + place).isprintable() and "\\" not in path + place
+    fits = len(path) <= MAX_PATH_LENGTH and is_plain and ".." not in place.split("/")
+    return path if fits and is_console(place) else CONSOLE_PATH

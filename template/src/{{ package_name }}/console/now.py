@@ -1,6 +1,5 @@
 """The first screen: whether the service is well, what waits, and what needs a person."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -12,7 +11,6 @@ from ..api.deps import ServiceDep
 from ..api.routes.health import ModelState, Readiness, readiness
 from ..api.sessions import CONSOLE_PATH
 from ..core.units import Seconds
-from ..infra.database import DATABASE_UNAVAILABLE
 from ..infra.model.budget import Spent
 from ..infra.store import Stored
 from ..infra.store.dead_letters import DeadLetterSearch
@@ -20,14 +18,13 @@ from ..infra.store.log import EventFilter
 from ..infra.store.stats import QueueStats
 from ..runtime import Service
 from .access import Viewer
-from .navigation import url
+from .navigation import TIMERS_PATH, url
+from .reading import UNREADABLE, read
 from .render import page
 from .text import duration
 
-TIMERS = f"{CONSOLE_PATH}/timers"
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
-READ_TIMEOUT: Seconds = 5.0
 
 router = APIRouter()
 
@@ -41,13 +38,14 @@ class Attention(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """What is stored; empty while the database is unavailable."""
+    """What is stored."""
 
     subscribers: list[QueueStats]
     """Empty for a client with scopes of its own: the counts cover all scopes."""
     events: list[Stored]
-    spent: Spent | None = None
-    dead: int = 0
+    spent: Spent | None
+    """What the models spent for all scopes; None without a limit, or for a client with scopes of its own."""
+    dead: int
     """The dead letters of a client with scopes of its own."""
 
 
@@ -55,43 +53,36 @@ class Queue(NamedTuple):
 async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTMLResponse:
     """Show the state of the service, what needs a person, and the newest events."""
     found = await readiness(service)
-    queue = await _queue(service, client) if found.database == "ok" else Queue([], [])
-    needs = _attention(found, queue, service.store.subscriber)
+    queue = await read(_queue(service, client)) if found.database == "ok" else None
+    needs = [*_attention(found, client), *_waiting(queue, service.store.subscriber)]
     return page(
         request,
         client,
         "now.html",
         attention=sorted(needs, key=lambda each: each.level),  # bad, then warn
-        events=queue.events,
+        events=queue.events if queue else [],
         journal_bytes=found.journal.bytes if found.journal else None,
         long_wait=LONG_WAIT,
-        spent=queue.spent,
+        spent=queue.spent if queue else None,
         state=found,
-        subscribers=queue.subscribers,
+        subscribers=queue.subscribers if queue else [],
+        unreadable=None if queue else UNREADABLE,
     )
 
 
 async def _queue(service: Service, client: Client) -> Queue:
     """Read the counts and the newest events; a client with scopes of its own sees no counts of others."""
     seen = EventFilter(None, None, client.within)
-    try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            store, own = (
-                service.store,
-                DeadLetterSearch(service.store.subscriber, within=client.within),
-            )
-            return Queue(
-                [] if client.scopes else await store.stats(),
-                (await store.log.scan_page(seen, None, FEED)).events,
-                await service.model.budget.spent(),
-                await store.admin.count_dead_letters(own) if client.scopes else 0,
-            )
-    except (*DATABASE_UNAVAILABLE, TimeoutError):
-        return Queue([], [])  # `/ready`, and with it this page, has the reason soon
+    store = service.store
+    events = (await store.log.scan_page(seen, None, FEED)).events
+    if client.scopes:
+        own = DeadLetterSearch(store.subscriber, within=client.within)
+        return Queue([], events, None, await store.admin.count_dead_letters(own))
+    return Queue(await store.stats(), events, await service.model.budget.spent(), 0)
 
 
-def _attention(state: Readiness, queue: Queue, subscriber: str) -> Iterator[Attention]:
-    """Return what needs a person: first what does not work, then what waits for a decision."""
+def _attention(state: Readiness, client: Client) -> Iterator[Attention]:
+    """Return what does not work; for a client with scopes of its own, only what its events wait for."""
     if state.database != "ok":
         yield Attention("bad", f"The database is {state.database}")
     for name, task in state.tasks.items():
@@ -100,14 +91,22 @@ def _attention(state: Readiness, queue: Queue, subscriber: str) -> Iterator[Atte
     for model in state.models.values():
         if model.breaker != "closed":
             yield _model_attention(model)
+    if client.scopes:
+        return
     for name, poller in state.pollers.items():
         if poller.state != "ok":
             error = f"The poller {name} failed {poller.failures} times: {poller.error}"
-            yield Attention("warn", error, TIMERS)
+            yield Attention("warn", error, TIMERS_PATH)
     if state.retention and state.retention.error:
         yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
     for warning in state.warnings:
         yield Attention("warn", warning)
+
+
+def _waiting(queue: Queue | None, subscriber: str) -> Iterator[Attention]:
+    """Return what waits for a decision."""
+    if queue is None:
+        return
     if queue.dead:
         yield _dead_letters(queue.dead, subscriber)
     for each in queue.subscribers:
@@ -132,7 +131,7 @@ def _model_attention(model: ModelState) -> Attention:
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
     if stats.paused_at:
         by = stats.paused_by or "an operator"
-        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS)
+        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH)
     if stats.dead:
         yield _dead_letters(stats.dead, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:

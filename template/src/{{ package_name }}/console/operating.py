@@ -1,26 +1,31 @@
 """Ticks of timers, and pauses of subscribers. They concern all scopes."""
 
-from typing import Literal
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
+from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.sessions import CONSOLE_PATH
 from ..core.events import new_id
 from ..infra.store import EventConflict
-from ..infra.store.pausing import UnknownSubscriber
+from ..infra.store.pausing import PauseAction, UnknownSubscriber
 from ..infra.store.stats import QueueStats
 from ..infra.store.ticks import UnknownTimer
 from ..runtime import Service
 from .access import Form, FormOf, OperatorOf
 from .confirming import Confirmation, ask, require_all_scopes
 from .flash import with_flash
+from .navigation import TIMERS_PATH
 from .render import redirect
 from .text import number, utc
 
-TIMERS_PATH = f"{CONSOLE_PATH}/timers"
+CONSEQUENCES: dict[PauseAction, str] = {
+    "pause": "Its workers claim nothing until it is resumed. What is in flight ends as usual. Events are still"
+    " accepted, and wait.",
+    "resume": "Its workers claim again at once, the oldest events first.",
+}
 
 router = APIRouter()
 
@@ -76,20 +81,7 @@ async def ask_to_pause(
     request: Request, client: OperatorOf, service: ServiceDep, subscriber: str = ""
 ) -> HTMLResponse:
     """Ask whether to pause a subscriber."""
-    require_all_scopes(client, "A pause")
-    stats = await _stats(service, subscriber)
-    asked = Confirmation(
-        action=f"{CONSOLE_PATH}/do/pause",
-        heading=f"Pause {subscriber}?",
-        consequence="Its workers claim nothing until it is resumed. What is in flight ends as usual. Events are still"
-        " accepted, and wait.",
-        button=f"Pause {subscriber}",
-        cancel=TIMERS_PATH,
-        fields={"subscriber": subscriber},
-        facts=_facts(stats),
-        possible=stats.paused_at is None,
-    )
-    return ask(request, client, asked)
+    return await _ask(request, client, service, "pause", subscriber)
 
 
 @router.get("/do/resume")
@@ -97,17 +89,24 @@ async def ask_to_resume(
     request: Request, client: OperatorOf, service: ServiceDep, subscriber: str = ""
 ) -> HTMLResponse:
     """Ask whether to resume a subscriber."""
+    return await _ask(request, client, service, "resume", subscriber)
+
+
+async def _ask(
+    request: Request, client: Client, service: Service, action: PauseAction, subscriber: str
+) -> HTMLResponse:
     require_all_scopes(client, "A pause")
     stats = await _stats(service, subscriber)
+    question = f"{action.capitalize()} {subscriber}"
     asked = Confirmation(
-        action=f"{CONSOLE_PATH}/do/resume",
-        heading=f"Resume {subscriber}?",
-        consequence="Its workers claim again at once, the oldest events first.",
-        button=f"Resume {subscriber}",
+        action=f"{CONSOLE_PATH}/do/{action}",
+        heading=f"{question}?",
+        consequence=CONSEQUENCES[action],
+        button=question,
         cancel=TIMERS_PATH,
         fields={"subscriber": subscriber},
         facts=_facts(stats),
-        possible=stats.paused_at is not None,
+        possible=(stats.paused_at is None) == (action == "pause"),
     )
     return ask(request, client, asked)
 
@@ -115,25 +114,23 @@ async def ask_to_resume(
 @router.post("/do/pause")
 async def pause(client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
     """Pause a subscriber."""
-    require_all_scopes(client, "A pause")
-    return await _set(service, "pause", form.get("subscriber"), client.name)
+    return await _set(client, service, "pause", form.get("subscriber"))
 
 
 @router.post("/do/resume")
 async def resume(client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
     """Resume a subscriber."""
-    require_all_scopes(client, "A pause")
-    return await _set(service, "resume", form.get("subscriber"), client.name)
+    return await _set(client, service, "resume", form.get("subscriber"))
 
 
 async def _set(
-    service: Service, action: Literal["pause", "resume"], subscriber: str, by: str
+    client: Client, service: Service, action: PauseAction, subscriber: str
 ) -> Response:
+    require_all_scopes(client, "A pause")
     admin = service.store.admin
-    await _stats(service, subscriber)
+    change = admin.pause if action == "pause" else admin.resume
     try:
-        change = admin.pause if action == "pause" else admin.resume
-        changed = await change(subscriber, by)
+        changed = await change(subscriber, client.name)
     except UnknownSubscriber as error:
         raise HTTPException(404, f"{error}.") from error
     done = "paused" if action == "pause" else "resumed"

@@ -14,7 +14,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from .. import TITLE
 from ..api.clients import Client
-from ..api.sessions import Sessions
 from ..config import TRACE_FIELD, Settings
 from ..core.events import utc_now
 from . import text
@@ -59,7 +58,6 @@ class Console:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.sessions = Sessions(settings)
         self.navigation: list[Link] = links()
 
     @cached_property

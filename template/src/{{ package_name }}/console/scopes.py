@@ -12,7 +12,7 @@ from ..infra.store.inspection.scan import SCANNED_EVENTS
 from ..infra.store.inspection.scope_list import MAX_HELD
 from .access import Viewer
 from .axis import arrange
-from .navigation import url
+from .navigation import Before, url
 from .render import page
 
 SCOPES = 50  # on one page
@@ -65,7 +65,7 @@ async def show_scope(
     client: Viewer,
     store: StoreDep,
     name: str,
-    before: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    before: Before = None,
 ) -> HTMLResponse:
     """Show the state of a scope, and its axis below the event with the number `before`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 
 from ..api.sessions import CONSOLE_PATH
 from ..config import Settings
@@ -23,7 +23,7 @@ from . import (
     static_files,
     timers,
 )
-from .access import MAX_FORM_BYTES
+from .access import MAX_FORM_BYTES, needs
 from .error_pages import add_error_pages
 from .pages import PAGES
 from .render import Console
@@ -57,7 +57,12 @@ def add_console(app: FastAPI, settings: Settings) -> dict[Any, int]:
     for router in SCREENS:
         app.include_router(router, prefix=CONSOLE_PATH, include_in_schema=False)
     for path, (_, router) in PAGES.items():
-        app.include_router(router, prefix=f"{CONSOLE_PATH}/{path}", include_in_schema=False)
+        app.include_router(
+            router,
+            prefix=f"{CONSOLE_PATH}/{path}",
+            dependencies=[Security(needs("read"))],  # also of a route that names no client
+            include_in_schema=False,
+        )
     add_error_pages(app)
     routers = (*SCREENS, *(router for _, router in PAGES.values()))
     return {

@@ -115,13 +115,13 @@ def _joined(parts: Iterable[str], limit: int, between: str = ", ") -> str:
 
 
 def duration(seconds: Seconds | None) -> str:
-    """Return a duration, rounded to its largest unit: `120 ms`, `45 s`, `3 min`, `2 h`, `5 d`."""
+    """Return a duration, rounded down to its largest unit: `120 ms`, `45 s`, `3 min`, `2 h`, `5 d`."""
     if seconds is None:
         return "–"  # noqa: RUF001 - a dash for an absent value
     for size, unit in UNITS:
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{1_000 * max(seconds, 0):.0f} ms"
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s" if seconds >= 1 else f"{int(1_000 * max(seconds, 0))} ms"
 
 
 def interval(seconds: Seconds) -> str:

@@ -1,6 +1,5 @@
 """When timers tick and pollers run next, and which processes do the work."""
 
-import asyncio
 import os
 import platform
 import socket
@@ -14,16 +13,14 @@ from fastapi.responses import HTMLResponse
 from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.routes.health import PollerStatus, Readiness, readiness
-from ..core.units import Schedule, Seconds
-from ..infra.database import DATABASE_UNAVAILABLE
+from ..core.units import Schedule
 from ..infra.store.inspection import SubscriptionView, Worker
 from ..infra.timers import next_slot
 from ..runtime import Service
 from ..schema_check import VERSIONS, head_of
 from .access import Viewer
+from .reading import UNREADABLE, read
 from .render import page
-
-READ_TIMEOUT: Seconds = 5.0
 
 router = APIRouter()
 
@@ -43,13 +40,25 @@ class PollerRow(NamedTuple):
     schedule: Schedule
     next_at: datetime
     state: PollerStatus | None
+    """None if it is not known."""
+
+
+class Fleet(NamedTuple):
+    """The subscribers, and the processes that claim for them."""
+
+    subscriptions: list[SubscriptionView]
+    workers: list[Worker]
 
 
 @router.get("/timers")
 async def show_timers(request: Request, client: Viewer, service: ServiceDep) -> HTMLResponse:
-    """Show the next tick of each timer, pollers, tasks, processes and versions."""
+    """Show the next tick of each timer, pollers, tasks, processes and versions.
+
+    A client with scopes of its own sees neither subscribers nor machines, which work for all scopes.
+    """
     state = await readiness(service)
-    workers, subscriptions = await _workers(service) if state.database == "ok" else ([], [])
+    reads = state.database == "ok" and not client.scopes
+    fleet = await read(_fleet(service)) if reads else None
     now = service.store.now()
     return page(
         request,
@@ -59,9 +68,9 @@ async def show_timers(request: Request, client: Viewer, service: ServiceDep) -> 
         lease=service.settings.event_lease,
         operates=_operates(client),
         pollers=list(_pollers(service, state, now)),
-        process=f"{socket.gethostname()} {os.getpid()}",
+        process=None if client.scopes else f"{socket.gethostname()} {os.getpid()}",
         state=state,
-        subscriptions=subscriptions,
+        subscriptions=fleet.subscriptions if fleet else [],
         timers=[
             Timer(name, schedule, _next(schedule, now))
             for name, schedule in sorted(service.settings.timers.items())
@@ -71,7 +80,8 @@ async def show_timers(request: Request, client: Viewer, service: ServiceDep) -> 
             "Schema": ", ".join(head_of((VERSIONS / "store" / "versions").glob("*.py")) or []),
             "Python": platform.python_version(),
         },
-        workers=workers,
+        unreadable=None if fleet or client.scopes else UNREADABLE,
+        workers=fleet.workers if fleet else [],
         works=service.settings.api_worker,
     )
 
@@ -81,13 +91,9 @@ def _operates(client: Client) -> bool:
     return "operate" in client.roles and not client.scopes
 
 
-async def _workers(service: Service) -> tuple[list[Worker], list[SubscriptionView]]:
-    try:
-        async with asyncio.timeout(READ_TIMEOUT):
-            inspection = service.store.inspection
-            return await inspection.workers(), await inspection.subscriptions()
-    except (*DATABASE_UNAVAILABLE, TimeoutError):
-        return [], []  # the first screen has the reason
+async def _fleet(service: Service) -> Fleet:
+    inspection = service.store.inspection
+    return Fleet(await inspection.subscriptions(), await inspection.workers())
 
 
 def _pollers(service: Service, state: Readiness, now: datetime) -> Iterator[PollerRow]:

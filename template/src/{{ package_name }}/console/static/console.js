@@ -76,12 +76,12 @@
     }
   }
 
-  // The units of `duration` in text.py.
+  // As `duration` in text.py, for a second and more.
   function duration(seconds) {
     for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
-      if (seconds >= size) return `${Math.round(seconds / size)} ${unit}`;
+      if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
     }
-    return `${Math.round(seconds)} s`;
+    return `${Math.floor(seconds)} s`;
   }
 
   function ago(at) {

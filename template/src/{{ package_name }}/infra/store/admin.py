@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..telemetry import counters
-from . import erase, operators, pausing, prune, retention, stats, subscriptions
+from . import erasable, erase, operators, pausing, prune, retention, stats, subscriptions
 from .connections import claim_connection_prefix
 from .dead_letter_admin import DeadLetterAdministration
 from .insert import insert_events
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from ...core.events import Event
     from ...core.units import Seconds
-    from .erase import Erasable, Selection
+    from .erasable import Bound, Erasable
+    from .erase import Selection
     from .pausing import Pause, PauseAction
     from .retention import LastRun
     from .stats import DeliveryStatus, QueueStats
@@ -113,9 +114,9 @@ class Administration(DeadLetterAdministration):
         """Return how the fleet's last run of pruning went; None before the first."""
         return await retention.last_run(self._connections.readers.find)
 
-    async def count_erasable(self, what: Selection) -> Erasable:
-        """Return how many events `erase` would overwrite."""
-        return await erase.count(self._connections, what)
+    async def count_erasable(self, what: Selection, bound: Bound | None = None) -> Erasable:
+        """Return how many events `erase` would overwrite; with a bound, the least number."""
+        return await erasable.count(self._connections, what, bound)
 
     async def erase(self, what: Selection, by: str | None) -> int:
         """Overwrite events and what repeats them; see `EventStore.erase`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import logfire
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .codec import Limits
     from .connections import StoreConnections
     from .dead_letter_groups import DeadLetterGroup
-    from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage
+    from .dead_letters import DeadLetter, DeadLetterCursor, DeadLetterPage, LetterAction
 
 
 class DeadLetterAdministration:
@@ -76,7 +76,7 @@ class DeadLetterAdministration:
 
     async def change_dead_letters(
         self,
-        action: Literal["retry", "purge"],
+        action: LetterAction,
         event_id: str | None,
         subscriber: str | None,
         within: Sequence[str] | None,
@@ -108,7 +108,7 @@ class DeadLetterAdministration:
         return await count_dead_letters(self._connections.readers.inspect, search)
 
     async def change_matching(
-        self, action: Literal["retry", "purge"], search: DeadLetterSearch, by: str | None
+        self, action: LetterAction, search: DeadLetterSearch, by: str | None
     ) -> int:
         """Retry or purge all matching dead letters, and record the operator; return their number."""
         change = retry_dead_letters if action == "retry" else purge_dead_letters

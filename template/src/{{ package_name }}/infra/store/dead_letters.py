@@ -12,6 +12,9 @@ from .contains import contains
 from .cursor import MAX_BIGINT
 from .times import calendar_time, with_timezone
 
+type LetterAction = Literal["retry", "purge"]
+"""What an operator does with dead letters."""
+
 MAX_ERROR_LENGTH = 300
 """The characters of an error by which it is grouped."""
 

@@ -49,14 +49,6 @@ SELECT e.seq, e.scope, e.type <> 'operator.action' AND {_matches("e")} AS ours,
   FROM (SELECT * FROM events WHERE seq > $3 ORDER BY seq LIMIT $4) AS e
 """  # noqa: S608 - interpolates constant SQL only
 
-COUNT = f"""
-SELECT max(w.seq) AS through,
-       count(*) FILTER (WHERE w.ours AND NOT w.erased) AS events,
-       count(*) FILTER (WHERE w.repeats AND NOT w.ours AND NOT w.erased) AS repeating,
-       count(*) FILTER (WHERE w.ours AND w.erased) AS erased
-  FROM ({LOOK}) AS w
-"""  # noqa: S608 - interpolates constant SQL only
-
 FIND = f"""
 SELECT max(w.seq) AS through,
        coalesce(array_agg(w.seq ORDER BY w.seq) FILTER (WHERE w.wanted), ARRAY[]::bigint[]) AS seqs,
@@ -125,8 +117,6 @@ WITH erased AS (
 SELECT count(*) AS count FROM erased
 """  # noqa: S608 - interpolates constant SQL only
 
-KNOWN_SCOPE = "SELECT EXISTS (SELECT FROM scopes WHERE scope = $1) AS known"
-
 
 class Selection(NamedTuple):
     """The events to erase: those of one scope, or those whose payload contains some JSON."""
@@ -139,19 +129,6 @@ class Selection(NamedTuple):
     def keys(self) -> list[str]:
         """The names of the fields in `where`, without their values."""
         return list(json.loads(self.where)) if self.where else []
-
-
-class Erasable(NamedTuple):
-    """How many events an erasure would overwrite."""
-
-    events: int
-    """Those of the selection."""
-    repeating: int
-    """Actions and drops that cover them; more of these may cover such an action."""
-    erased: int
-    """Those of the scope that were erased before."""
-    known: bool
-    """Whether there is anything of the selection, erased or not."""
 
 
 def select(scope: Scope | None, where: Mapping[str, object] | None) -> Selection:
@@ -195,23 +172,6 @@ def parse_where(text: str) -> Mapping[str, object]:
     if not isinstance(found, dict):
         raise InvalidEvent(_NO_OBJECT)
     return cast("dict[str, object]", found)
-
-
-async def count(connections: StoreConnections, what: Selection) -> Erasable:
-    """Return how many events `erase` would overwrite; it reads the whole log, in parts."""
-    events = repeating = erased = after = 0
-    while True:
-        async with connections.indexed_transaction() as fetch:
-            [row] = await fetch(COUNT, *what, after, BATCH_SIZE)
-        if row["through"] is None:
-            break
-        events, repeating = events + row["events"], repeating + row["repeating"]
-        erased, after = erased + row["erased"], row["through"]
-    known = bool(events or erased)
-    if what.scope is not None and not known:
-        async with connections.indexed_transaction() as fetch:
-            known = (await fetch(KNOWN_SCOPE, what.scope))[0]["known"]
-    return Erasable(events, repeating, erased, known)
 
 
 async def erase(connections: StoreConnections, what: Selection) -> AsyncGenerator[int]:

@@ -49,7 +49,7 @@ class EventFilter(NamedTuple):
         if self.scope not in (None, event.scope) and not self._is_notified(event):
             return False
         scope = event.scope if self.scope is None else self.scope
-        return self.within is None or scope.startswith(tuple(self.within))
+        return is_within(scope, self.within)
 
     def _is_notified(self, event: Stored) -> bool:
         return isinstance(event, ActionEvent) and self.scope in event.notify
@@ -100,3 +100,8 @@ async def find_newest(
         below = rows[-1]["seq"]
     beyond = await fetch(PAGE, *event_filter, below, 1, 1, since)
     return found, all(row["older"] for row in beyond)
+
+
+def is_within(scope: Scope, within: Sequence[str] | None) -> bool:
+    """Return whether a scope begins with one of these prefixes; None stands for all scopes."""
+    return within is None or scope.startswith(tuple(within))

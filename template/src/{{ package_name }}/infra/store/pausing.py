@@ -56,9 +56,10 @@ async def change(fetch: Fetch, action: PauseAction, subscriber: str, by: str) ->
         UnknownSubscriber: it does not exist.
     """
     args = (subscriber, by) if action == "pause" else (subscriber,)
-    if await fetch(PAUSE if action == "pause" else RESUME, *args):
+    storable = "\x00" not in subscriber
+    if storable and await fetch(PAUSE if action == "pause" else RESUME, *args):
         return True
-    if not (await fetch(KNOWN, subscriber))[0]["known"]:
+    if not storable or not (await fetch(KNOWN, subscriber))[0]["known"]:
         raise UnknownSubscriber(f"subscriber: {subscriber!r} does not exist")
     return False
 

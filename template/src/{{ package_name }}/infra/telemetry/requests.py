@@ -78,8 +78,10 @@ class RequestTelemetry:
 def _is_untraced(scope: Scope) -> bool:
     """Return whether a request is one of many that nobody made: a check, or a page that refreshes itself."""
     path: str = scope["path"]
-    if not path.startswith(CONSOLE):
-        return path in UNTRACED_PATHS
+    if path in UNTRACED_PATHS:
+        return True
+    if scope.get("method") != "GET" or not (path == CONSOLE or path.startswith(f"{CONSOLE}/")):
+        return False
     refreshes = any(name == b"hx-request" for name, _ in scope["headers"])
     return path.startswith(CONSOLE_FILES) or refreshes
 

@@ -8,6 +8,7 @@ from ...database import Fetch, Row
 from ..byte_budget import read_within
 from ..codec import load_json_or_text
 from ..times import calendar_time
+from .units import as_object
 
 DEEDS_AT_ONCE = 20
 """The actions and drops that are read at a time, until they and what they cover fill a page."""
@@ -103,10 +104,12 @@ async def find_covered(fetch: Fetch, deeds: Sequence[Deed], below: int) -> Mappi
 
 def covers_of(row: Row) -> list[str]:
     """Return the ids that an action or drop covers, even if it is erased or this code cannot read it."""
-    payload = load_json_or_text(row["payload"])
-    if not isinstance(payload, dict):
-        return []
-    covers = cast("dict[str, object]", payload).get("covers")
+    return covered_ids(load_json_or_text(row["payload"]))
+
+
+def covered_ids(payload: object) -> list[str]:
+    """Return the ids that the payload of an action or drop names."""
+    covers = as_object(payload).get("covers")
     if not isinstance(covers, list):
         return []
     return [each for each in cast("list[object]", covers) if isinstance(each, str)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import logfire
 
+from ..pages import is_within
 from . import decision, life, scope_list, scope_state, search, workers
 
 if TYPE_CHECKING:
@@ -104,8 +105,3 @@ class Inspection:
     async def subscriptions(self) -> list[SubscriptionView]:
         """Return all subscribers with their types, and since when which are paused."""
         return await workers.read_subscriptions(self._fetch)
-
-
-def is_within(scope: Scope, within: Sequence[str] | None) -> bool:
-    """Return whether a scope begins with one of these prefixes; None stands for all scopes."""
-    return within is None or scope.startswith(tuple(within))

@@ -63,9 +63,14 @@ def decode_unit(row: Row) -> Unit:
     return Unit("tool", name, arguments, answer, None, None, None, at, size)
 
 
+def as_object(value: object) -> Json:
+    """Return a JSON object; an empty one for any other value."""
+    return cast("Json", value) if isinstance(value, Mapping) else {}
+
+
 def _request(entry: Json, asked: Any, at: datetime, size: int) -> Unit:
-    usage = _object(entry.get("usage"))
-    answer = [_part(_object(part)) for part in _list(entry.get("parts"))]
+    usage = as_object(entry.get("usage"))
+    answer = [_part(as_object(part)) for part in _list(entry.get("parts"))]
     known = (_number(usage.get("input_tokens")), _number(usage.get("output_tokens")))
     name = str(entry.get("model_name") or "")
     return Unit("request", name, _asked(asked), answer, *known, _cost(entry), at, size)
@@ -74,15 +79,15 @@ def _request(entry: Json, asked: Any, at: datetime, size: int) -> Unit:
 def _asked(messages: Any) -> list[Part]:
     """Return the parts of the messages that a request added, its instructions first."""
     parts: list[Part] = []
-    for message in map(_object, _list(messages)):
+    for message in map(as_object, _list(messages)):
         if instructions := message.get("instructions"):
             parts.append(Part("instructions", None, _text(instructions)))
-        parts += [_part(_object(part)) for part in _list(message.get("parts"))]
+        parts += [_part(as_object(part)) for part in _list(message.get("parts"))]
     return parts
 
 
 def _call(asked: Any) -> tuple[str, list[Part]]:
-    call = _object(asked)
+    call = as_object(asked)
     if not call:
         return "", []
     name, call_id = str(call.get("name") or ""), call.get("id")
@@ -119,10 +124,6 @@ def _load(content: bytes | None) -> Any:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _object(value: object) -> Json:
-    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def _list(value: object) -> list[Any]:
