@@ -4,7 +4,6 @@ A page shows no more in a second, so what it does not show is counted, and neith
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, HTTPException, Request
@@ -20,12 +19,11 @@ from ..core.units import Seconds
 from ..infra.store import Stored
 from ..infra.store.log import EventFilter
 from ..infra.text import one_line
-from .access import OTHER_ORIGIN, Viewer, session_of
+from .access import OTHER_ORIGIN, Viewer
 from .render import fragment
 
 INTERVAL: Seconds = 1.0  # between two messages to a page
 BURST: Seconds = 0.1  # for events that come together to be shown together
-MAX_WAIT: Seconds = 3_600.0  # for an event, before the session's end is checked
 
 router = APIRouter()
 
@@ -54,16 +52,12 @@ async def live(
 async def _changes(
     request: Request, client: Client, hub: Hub, event_filter: EventFilter
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield a message for each interval with new events, until the session ends."""
+    """Yield a message for each interval with new events."""
     try:
         async with hub.sample(event_filter) as sample:
             yield ServerSentEvent(comment="live")
-            while (left := _time_left(request)) > 0:
-                try:
-                    async with asyncio.timeout(min(left, MAX_WAIT)):
-                        await sample.wait()
-                except TimeoutError:
-                    continue
+            while True:
+                await sample.wait()
                 await asyncio.sleep(BURST)
                 data = _data(request, client, event_filter, *sample.take())
                 yield ServerSentEvent(data, event="changed")
@@ -80,8 +74,3 @@ def _data(
     more = count - len(newest)
     rows = fragment(request, client, "feed.html", events=newest, more=more)
     return " ".join(rows.split("\n"))  # a message ends at a line break
-
-
-def _time_left(request: Request) -> Seconds:
-    session = session_of(request)
-    return session.ends_at - time.time() if session else MAX_WAIT

@@ -4,6 +4,7 @@ The log has no index by type or scope, since an index of all events slows publis
 filter that few events pass would scan all of a long log while other readers wait.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
