@@ -20,6 +20,7 @@ from .form_fields import offered
 from .navigation import Before, url
 from .render import page
 from .text import number, utc
+from .waiting import failures
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
 PAGE_LENGTH = 50  # events
@@ -124,8 +125,10 @@ async def show_event(
         decision=event.type == "agent.action",
         event=event,
         fates=why.fates if why else [],
+        failures=list(failures(service, event.scope)),
         limit=MAX_WHOLE_BYTES if whole else MAX_PAYLOAD_BYTES,
         max_covered=MAX_COVERED,
+        own_subscriber=service.store.subscriber,
         meta=meta,
         payload=payload,
         public=event.type in public_types() and isinstance(event, BaseEvent),

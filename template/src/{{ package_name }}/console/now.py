@@ -25,6 +25,7 @@ from .text import duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
+LONG_FAILURE: Seconds = 15.0  # decisions that fail longer than the retries of one request need a look
 
 router = APIRouter()
 
@@ -54,7 +55,11 @@ async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTM
     """Show the state of the service, what needs a person, and the newest events."""
     found = await readiness(service)
     queue = await read(_queue(service, client)) if found.database == "ok" else None
-    needs = [*_attention(found, client), *_waiting(queue, service.store.subscriber)]
+    needs = [
+        *_attention(found, client),
+        *_waiting(queue, service.store.subscriber),
+        *_failed_decisions(service, client),
+    ]
     return page(
         request,
         client,
@@ -111,6 +116,19 @@ def _waiting(queue: Queue | None, subscriber: str) -> Iterator[Attention]:
         yield _dead_letters(queue.dead, subscriber)
     for each in queue.subscribers:
         yield from _queue_attention(each)
+
+
+def _failed_decisions(service: Service, client: Client) -> Iterator[Attention]:
+    """Return the decisions that fail because of an outage, even while the model's circuit breaker is closed."""
+    now = service.store.now()
+    failed = [each for each in service.store.failed_decisions.waiting() if client.includes(each.scope)]
+    if not failed or (lasts := (now - failed[0].since).total_seconds()) < LONG_FAILURE:
+        return
+    where = f"the scope {failed[0].scope} has" if len(failed) == 1 else f"{len(failed):,} scopes have"
+    reason = max(failed, key=lambda each: each.at).reason.rstrip(".")
+    path = url(f"{CONSOLE_PATH}/scope", name=failed[0].scope)
+    sentence = f"Decisions failed, first {duration(lasts)} ago, and {where} not acted since: {reason}."
+    yield Attention("bad", sentence, path)
 
 
 def _dead_letters(count: int, subscriber: str) -> Attention:
