@@ -25,7 +25,9 @@ from .text import duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
-LONG_FAILURE: Seconds = 15.0  # decisions that fail longer than the retries of one request need a look
+LONG_FAILURE: Seconds = (
+    15.0  # decisions that fail longer than the retries of one request need a look
+)
 
 router = APIRouter()
 
@@ -121,13 +123,19 @@ def _waiting(queue: Queue | None, subscriber: str) -> Iterator[Attention]:
 def _failed_decisions(service: Service, client: Client) -> Iterator[Attention]:
     """Return the decisions that fail because of an outage, even while the model's circuit breaker is closed."""
     now = service.store.now()
-    failed = [each for each in service.store.failed_decisions.waiting() if client.includes(each.scope)]
+    failed = [
+        each for each in service.store.failed_decisions.waiting() if client.includes(each.scope)
+    ]
     if not failed or (lasts := (now - failed[0].since).total_seconds()) < LONG_FAILURE:
         return
-    where = f"the scope {failed[0].scope} has" if len(failed) == 1 else f"{len(failed):,} scopes have"
+    where = (
+        f"the scope {failed[0].scope} has" if len(failed) == 1 else f"{len(failed):,} scopes have"
+    )
     reason = max(failed, key=lambda each: each.at).reason.rstrip(".")
     path = url(f"{CONSOLE_PATH}/scope", name=failed[0].scope)
-    sentence = f"Decisions failed, first {duration(lasts)} ago, and {where} not acted since: {reason}."
+    sentence = (
+        f"Decisions failed, first {duration(lasts)} ago, and {where} not acted since: {reason}."
+    )
     yield Attention("bad", sentence, path)
 
 
@@ -149,7 +157,9 @@ def _model_attention(model: ModelState) -> Attention:
 def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
     if stats.paused_at:
         by = stats.paused_by or "an operator"
-        yield Attention("warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH)
+        yield Attention(
+            "warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH
+        )
     if stats.dead:
         yield _dead_letters(stats.dead, stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:

@@ -57,7 +57,9 @@ class FailedDecisions:
     def waiting(self) -> list[FailedDecision]:
         """Return the failures whose cause is an outage, those of the longest time first."""
         found = [
-            each for each in self._failed.values() if each.retry_at is not None and _age(each) < KEPT
+            each
+            for each in self._failed.values()
+            if each.retry_at is not None and _age(each) < KEPT
         ]
         return sorted(found, key=lambda each: each.since)
 

@@ -26,7 +26,9 @@ async def next_decision(fetch: Fetch, subscriber: str, scope: Scope) -> str | No
     if row["leased"] and row["later"]:
         return f"A decision is under way, on event {row['id']}."
     if row["leased"]:
-        return f"The decision on event {row['id']} ended without a result: another worker claims it."
+        return (
+            f"The decision on event {row['id']} ended without a result: another worker claims it."
+        )
     when = "now"
     if row["later"]:
         when = f"at {with_timezone(row['due_at']).isoformat(timespec='seconds')}"
