@@ -31,7 +31,7 @@ class TrustedProxies:
     def resolve_client(self, scope: Scope) -> bool:
         """Set the client's own address and scheme on a request that came through a trusted proxy.
 
-        Returns whether the request did.
+        The proxy may name the scheme only. Returns whether it names a client.
         """
         if not self._networks:
             return False
@@ -39,11 +39,11 @@ class TrustedProxies:
         if not self.includes(peer):
             return False
         scope[FROM_PROXY] = True
+        if _header(scope, b"x-forwarded-proto") in {"https", "wss"}:
+            scope["scheme"] = SECURE_SCHEMES.get(scope["scheme"], scope["scheme"])
         if (address := self._forwarded_client(scope)) is None:
             return False
         scope["client"] = (address, 0)
-        if _header(scope, b"x-forwarded-proto") in {"https", "wss"}:
-            scope["scheme"] = SECURE_SCHEMES.get(scope["scheme"], scope["scheme"])
         return True
 
     @contextmanager

@@ -18,9 +18,8 @@ from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
 from .dead_letters import DEAD_LETTERS_PATH, LetterFilter, LetterFilterOf, sent_filter, time_of
-from .flash import with_flash
+from .flash import redirect_with_flash
 from .navigation import url
-from .render import redirect
 from .text import count, number
 
 SHOWN = 5  # dead letters on the page that asks
@@ -104,9 +103,11 @@ async def _change(
     done = await admin.change_matching(change, counted, by=client.name)
     kind = {"retry": "retried", "purge": "purged"}[change] if done else "nothing"
     if given.event:
-        return redirect(with_flash(f"{CONSOLE_PATH}/event", kind, done, id=given.event))
+        return redirect_with_flash(
+            request, url(f"{CONSOLE_PATH}/event", id=given.event), kind, done
+        )
     more = await admin.count_dead_letters(search)
-    return redirect(with_flash(DEAD_LETTERS_PATH, kind, done, **given.query(), more=more or None))
+    return redirect_with_flash(request, url(DEAD_LETTERS_PATH, **given.query()), kind, done, more)
 
 
 def _until(search: DeadLetterSearch, newest: datetime | None) -> DeadLetterSearch:

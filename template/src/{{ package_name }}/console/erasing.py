@@ -13,9 +13,8 @@ from ..runtime import Service
 from .access import FormOf, OperatorOf
 from .confirming import Confirmation, ask
 from .events import EVENTS_PATH
-from .flash import with_flash
+from .flash import redirect_with_flash
 from .navigation import url
-from .render import redirect
 from .text import count, number, plain, plain_line
 
 CONSEQUENCE = (
@@ -52,7 +51,9 @@ async def erase(
         return ask(request, client, asked, status=422)
     _require(client, scope)
     done = await service.store.admin.erase(select(scope, None), by=client.name)
-    return redirect(with_flash(EVENTS_PATH, "erased" if done else "nothing", done, scope=scope))
+    return redirect_with_flash(
+        request, url(EVENTS_PATH, scope=scope), "erased" if done else "nothing", done
+    )
 
 
 def _names(typed: str, scope: str) -> bool:

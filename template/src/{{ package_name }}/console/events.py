@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
+from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
@@ -14,12 +15,14 @@ from ..infra.store import ErasedEvent, Stored, UnreadableEvent
 from ..infra.store.inspection import EventSearch
 from ..infra.store.inspection.covers import covered_ids
 from ..infra.store.inspection.units import as_object
+from ..infra.store.operators import operator_source
 from ..infra.store.why import explain
 from .access import Viewer
 from .exact import Exact, fits_line
 from .form_fields import offered
 from .navigation import Before, url
 from .render import page
+from .waiting import failures
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
 PAGE_LENGTH = 50  # events
@@ -43,14 +46,15 @@ class Filter(NamedTuple):
     correlation: str = ""
     text: str = ""
 
-    def search(self, within: list[str] | None) -> EventSearch:
-        """Return the search of these conditions among the scopes of a client."""
+    def search(self, client: Client) -> EventSearch:
+        """Return the search of these conditions among the scopes of a client and its own records."""
         return EventSearch(
             types=[self.type] if self.type else None,
             scope=self.scope or None,
             correlation=self.correlation or None,
             text=self.text or None,
-            within=within,
+            within=client.within,
+            operator=client.name,
         )
 
 
@@ -71,7 +75,7 @@ async def show_events(
         **{name: exact[name] for name in LINES & exact.keys()}
     )
     refuse_nul(*given)
-    what = given.search(client.within)
+    what = given.search(client)
     found = await service.store.inspection.search(what, before=before, limit=PAGE_LENGTH)
     query = given._asdict()
     return page(
@@ -107,7 +111,7 @@ async def show_event(
     """Show one event: its fields, its causes, and its state for each subscriber."""
     refuse_nul(id)
     event = await service.store.log.find(id) if id else None
-    if event is None or not client.includes(event.scope):
+    if event is None or not _may_see(client, event):
         raise HTTPException(404, f"The log has no event {id!r}.")
     why = await explain(service.store.by_index, event.id, service.settings)
     meta, payload = _meta(event), _payload(event)
@@ -120,13 +124,21 @@ async def show_event(
         decision=event.type == "agent.action",
         event=event,
         fates=why.fates if why else [],
+        failures=list(failures(service, event.scope)),
         limit=MAX_WHOLE_BYTES if whole else MAX_PAYLOAD_BYTES,
         max_covered=MAX_COVERED,
+        own_subscriber=service.store.subscriber,
         meta=meta,
         payload=payload,
         public=event.type in public_types() and isinstance(event, BaseEvent),
         whole=None if whole else url(f"{CONSOLE_PATH}/event", id=event.id, whole="true"),
     )
+
+
+def _may_see(client: Client, event: Stored) -> bool:
+    """Return whether a client may see an event: one of its scopes, or the record of its own action."""
+    is_own = event.type == OPERATOR_TYPE and event.source == operator_source(client.name)
+    return is_own or client.includes(event.scope)
 
 
 def _meta(event: Stored) -> Mapping[str, Any]:

@@ -1,9 +1,19 @@
-"""The result of an action, shown on the page that follows it. An address names a sentence, and cannot bring its own."""
+"""The result of an action, shown once on the page that follows it.
 
-from collections.abc import Mapping
+A cookie of this browser names a sentence and is signed like its forms, so no link can show a result.
+"""
 
-from .navigation import url
+from hashlib import blake2b
+from hmac import compare_digest
 
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from ..api.sessions import cookie_name, cookie_of, headers_of
+from ..core.units import Seconds
+from .access import form_token
+
+FLASH_LIFETIME: Seconds = 60
 SENTENCES = {
     "retried": ("{count} dead letter is retried.", "{count} dead letters are retried."),
     "purged": ("{count} dead letter was purged.", "{count} dead letters were purged."),
@@ -20,27 +30,57 @@ SENTENCES = {
 
 MORE = frozenset({"retried", "purged"})
 """After which `more` counts the dead letters that were not confirmed."""
-MAX_DIGITS = 12
 
 
-def with_flash(path: str, done: str, count: int = 1, **query: object) -> str:
-    """Return the address of a page that shows the result of an action first."""
-    return url(path, **query, done=done, count=count)
+def redirect_with_flash(
+    request: Request, address: str, done: str, count: int = 1, more: int = 0
+) -> RedirectResponse:
+    """Return a redirect to a page that shows the result of an action first."""
+    response = RedirectResponse(address, 303)
+    value = f"{done}.{count}.{more}"
+    response.set_cookie(
+        cookie_name(request.scope, "flash"),
+        f"{value}.{_signature(request, value)}",
+        int(FLASH_LIFETIME),
+        path="/",
+        secure=request.scope["scheme"] == "https",
+        httponly=True,
+        samesite="strict",
+    )
+    return response
 
 
-def flash_of(query: Mapping[str, str]) -> str | None:
-    """Return the sentence that an address names; None if it names none."""
-    done, count = query.get("done", ""), query.get("count", "1")
-    forms = SENTENCES.get(done)
-    if forms is None or not _is_count(count):
+def flash_of(request: Request) -> str | None:
+    """Return the result to show on a page; None for a part of a page, or if there is no valid one."""
+    if "hx-request" in request.headers:
+        return None
+    value, _, signature = _sent(request).rpartition(".")
+    expected = _signature(request, value)
+    if not value or not compare_digest(signature.encode(), expected.encode()):
+        return None
+    done, count, more = (value.split(".") + ["0", "0"])[:3]
+    forms = SENTENCES.get(done)  # another release may have signed it
+    if forms is None:
         return None
     sentence = forms[int(count) != 1].format(count=f"{int(count):,}")
-    more = query.get("more", "")
-    if done not in MORE or not _is_count(more):
+    if done not in MORE or not int(more):
         return sentence
     has = "has" if int(more) == 1 else "have"
     return f"{sentence.removesuffix('.')}; {int(more):,} more {has} died since."
 
 
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+def end_flash(request: Request, response: Response) -> None:
+    """Remove the result that a page shows, so that it is shown once."""
+    if _sent(request) and "hx-request" not in request.headers:
+        secure = request.scope["scheme"] == "https"
+        name = cookie_name(request.scope, "flash")
+        response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
+
+
+def _sent(request: Request) -> str:
+    return cookie_of(request.scope, headers_of(request.scope), cookie_name(request.scope, "flash"))
+
+
+def _signature(request: Request, value: str) -> str:
+    key = form_token(request).encode()
+    return blake2b(value.encode(), key=key, digest_size=24, person=b"console flash").hexdigest()

@@ -4,37 +4,46 @@ A page shows no more in a second, so what it does not show is counted, and neith
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, HTTPException, Request
 from sse_starlette import ServerSentEvent
 
 from ..api.clients import Client
-from ..api.deps import HubDep, SettingsDep
+from ..api.deps import HubDep, SettingsDep, StoreDep
 from ..api.errors import RETRY_AFTER, refuse_nul
 from ..api.hub import Hub, TooManyClients
 from ..api.routes.stream import EventStream
+from ..api.samples import Sample
 from ..api.sessions import headers_of, is_other_origin
 from ..core.units import Seconds
-from ..infra.store import Stored
+from ..infra.store import EventStore, Stored
+from ..infra.store.dedicated import CHECK
 from ..infra.store.log import EventFilter
 from ..infra.text import one_line
-from .access import OTHER_ORIGIN, Viewer, session_of
+from .access import OTHER_ORIGIN, Viewer
+from .reading import read
 from .render import fragment
 
 INTERVAL: Seconds = 1.0  # between two messages to a page
+HEARTBEAT: Seconds = 5.0  # between two messages while there is no event; console.js expects it
 BURST: Seconds = 0.1  # for events that come together to be shown together
-MAX_WAIT: Seconds = 3_600.0  # for an event, before the session's end is checked
 
 router = APIRouter()
 
 
 @router.get("/live", response_class=EventStream)
 async def live(
-    request: Request, client: Viewer, hub: HubDep, settings: SettingsDep, scope: str | None = None
+    request: Request,
+    client: Viewer,
+    hub: HubDep,
+    store: StoreDep,
+    settings: SettingsDep,
+    scope: str | None = None,
 ) -> EventStream:
     """Stream a message `changed` when events were accepted: with `scope`, their number, else the newest as rows.
+
+    A message `alive` comes every few seconds while the log can be read.
 
     Raises:
         HTTPException: a page of another site asks, or the process serves the maximum number of clients.
@@ -47,22 +56,21 @@ async def live(
             503, "API_MAX_CONNECTIONS is reached; try again later.", {"Retry-After": RETRY_AFTER}
         )
     event_filter = EventFilter(None, scope, client.within)
-    changes = _changes(request, client, hub, event_filter)
+    changes = _changes(request, client, hub, store, event_filter)
     return EventStream(changes, send_timeout=settings.api_client_patience)
 
 
 async def _changes(
-    request: Request, client: Client, hub: Hub, event_filter: EventFilter
+    request: Request, client: Client, hub: Hub, store: EventStore, event_filter: EventFilter
 ) -> AsyncIterator[ServerSentEvent]:
-    """Yield a message for each interval with new events, until the session ends."""
+    """Yield a message for each interval with new events."""
     try:
         async with hub.sample(event_filter) as sample:
             yield ServerSentEvent(comment="live")
-            while (left := _time_left(request)) > 0:
-                try:
-                    async with asyncio.timeout(min(left, MAX_WAIT)):
-                        await sample.wait()
-                except TimeoutError:
+            while True:
+                if not await _changed(sample):
+                    if await read(store.by_index(CHECK)) is not None:
+                        yield ServerSentEvent("1", event="alive")
                     continue
                 await asyncio.sleep(BURST)
                 data = _data(request, client, event_filter, *sample.take())
@@ -70,6 +78,16 @@ async def _changes(
                 await asyncio.sleep(INTERVAL - BURST)
     except TooManyClients as error:  # others connected after the response began
         yield ServerSentEvent(one_line(str(error)), event="error")
+
+
+async def _changed(sample: Sample) -> bool:
+    """Return whether an event comes before the next heartbeat."""
+    try:
+        async with asyncio.timeout(HEARTBEAT):
+            await sample.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _data(
@@ -80,8 +98,3 @@ def _data(
     more = count - len(newest)
     rows = fragment(request, client, "feed.html", events=newest, more=more)
     return " ".join(rows.split("\n"))  # a message ends at a line break
-
-
-def _time_left(request: Request) -> Seconds:
-    session = session_of(request)
-    return session.ends_at - time.time() if session else MAX_WAIT

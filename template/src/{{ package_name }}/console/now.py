@@ -25,6 +25,9 @@ from .text import about, count, duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
+LONG_FAILURE: Seconds = (
+    15.0  # decisions that fail longer than the retries of one request need a look
+)
 
 router = APIRouter()
 
@@ -57,6 +60,7 @@ async def show_now(request: Request, client: Viewer, service: ServiceDep) -> HTM
     needs = [
         *_attention(found, service.warnings, client),
         *_waiting(queue, service.store.subscriber),
+        *_failed_decisions(service, client),
     ]
     return page(
         request,
@@ -115,6 +119,25 @@ def _waiting(queue: Queue | None, subscriber: str) -> Iterator[Attention]:
         yield _dead_letters(count(queue.dead, "dead letter"), subscriber)
     for each in queue.subscribers:
         yield from _queue_attention(each)
+
+
+def _failed_decisions(service: Service, client: Client) -> Iterator[Attention]:
+    """Return the decisions that fail because of an outage, even while the model's circuit breaker is closed."""
+    now = service.store.now()
+    failed = [
+        each for each in service.store.failed_decisions.waiting() if client.includes(each.scope)
+    ]
+    if not failed or (lasts := (now - failed[0].since).total_seconds()) < LONG_FAILURE:
+        return
+    where = (
+        f"the scope {failed[0].scope} has" if len(failed) == 1 else f"{len(failed):,} scopes have"
+    )
+    reason = max(failed, key=lambda each: each.at).reason.rstrip(".")
+    path = url(f"{CONSOLE_PATH}/scope", name=failed[0].scope)
+    sentence = (
+        f"Decisions failed, first {duration(lasts)} ago, and {where} not acted since: {reason}."
+    )
+    yield Attention("bad", sentence, path)
 
 
 def _dead_letters(letters: str, subscriber: str) -> Attention:

@@ -16,9 +16,8 @@ from ..infra.store.ticks import UnknownTimer
 from ..runtime import Service
 from .access import Form, FormOf, OperatorOf
 from .confirming import Confirmation, ask, require_all_scopes
-from .flash import with_flash
-from .navigation import TIMERS_PATH
-from .render import redirect
+from .flash import redirect_with_flash
+from .navigation import TIMERS_PATH, url
 from .text import about, utc
 
 CONSEQUENCES: dict[PauseAction, str] = {
@@ -52,7 +51,7 @@ async def ask_to_tick(
 
 
 @router.post("/do/tick")
-async def tick(client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
+async def tick(request: Request, client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
     """Publish a tick, once for each page that asked."""
     require_all_scopes(client, "A tick")
     try:
@@ -60,8 +59,8 @@ async def tick(client: OperatorOf, service: ServiceDep, form: FormOf) -> Respons
     except UnknownTimer as error:
         raise HTTPException(404, f"{error}.") from error
     except EventConflict:
-        return redirect(with_flash(TIMERS_PATH, "ticked"))
-    return redirect(with_flash(f"{CONSOLE_PATH}/event", "ticked", id=event.id))
+        return redirect_with_flash(request, TIMERS_PATH, "ticked")
+    return redirect_with_flash(request, url(f"{CONSOLE_PATH}/event", id=event.id), "ticked")
 
 
 def _key(form: Form) -> str:
@@ -112,18 +111,24 @@ async def _ask(
 
 
 @router.post("/do/pause")
-async def pause(client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
+async def pause(
+    request: Request, client: OperatorOf, service: ServiceDep, form: FormOf
+) -> Response:
     """Pause a subscriber."""
-    return await _set(client, service, "pause", form.get("subscriber"))
+    return await _set(request, client, service, "pause", form.get("subscriber"))
 
 
 @router.post("/do/resume")
-async def resume(client: OperatorOf, service: ServiceDep, form: FormOf) -> Response:
+async def resume(
+    request: Request, client: OperatorOf, service: ServiceDep, form: FormOf
+) -> Response:
     """Resume a subscriber."""
-    return await _set(client, service, "resume", form.get("subscriber"))
+    return await _set(request, client, service, "resume", form.get("subscriber"))
 
 
-async def _set(client: Client, service: Service, action: PauseAction, subscriber: str) -> Response:
+async def _set(
+    request: Request, client: Client, service: Service, action: PauseAction, subscriber: str
+) -> Response:
     require_all_scopes(client, "A pause")
     admin = service.store.admin
     change = admin.pause if action == "pause" else admin.resume
@@ -132,7 +137,7 @@ async def _set(client: Client, service: Service, action: PauseAction, subscriber
     except UnknownSubscriber as error:
         raise HTTPException(404, f"{error}.") from error
     done = "paused" if action == "pause" else "resumed"
-    return redirect(with_flash(TIMERS_PATH, done if changed else "unchanged"))
+    return redirect_with_flash(request, TIMERS_PATH, done if changed else "unchanged")
 
 
 async def _stats(service: Service, subscriber: str) -> QueueStats:

@@ -20,9 +20,10 @@ from ..infra.database import DatabaseUnavailable
 from ..infra.store import EventConflict, InvalidEvent
 from ..runtime import Service
 from .access import Form, FormOf, PublisherOf
-from .flash import with_flash
+from .flash import redirect_with_flash
 from .form_fields import Field, InvalidInput, entered, filled, value_of
-from .render import page, redirect
+from .navigation import url
+from .render import page
 from .schema_form import Schema, fields_of
 
 OMITTED = frozenset(BaseEvent.model_fields) | {"type"}
@@ -101,7 +102,7 @@ async def publish(
     except DatabaseUnavailable:
         return _again(request, client, draft, UNAVAILABLE, 503)
     done = "published" if new else "repeated"
-    return redirect(with_flash(f"{CONSOLE_PATH}/event", done, id=event.id))
+    return redirect_with_flash(request, url(f"{CONSOLE_PATH}/event", id=event.id), done)
 
 
 async def _event(service: Service, client: Client, event_id: str) -> Event:

@@ -19,7 +19,7 @@ from ..core.events import utc_now
 from . import text
 from .access import TOKEN_FIELD, form_token, session_of, set_form_cookie
 from .exact import encode, fits_line, fits_time
-from .flash import flash_of
+from .flash import end_flash, flash_of
 from .navigation import PARENTS, Link, links, url
 from .security import PAGE_HEADERS
 from .static_files import static
@@ -125,6 +125,7 @@ def page(
     body = console.render(template, {**_common(request, client), **values})
     response = HTMLResponse(body, status, {**(headers or {}), **PAGE_HEADERS})
     set_form_cookie(request, response)
+    end_flash(request, response)
     return response
 
 
@@ -147,7 +148,7 @@ def _common(request: Request, client: Client | None) -> dict[str, Any]:
         "can": roles.__contains__,
         "client": client,
         "current": PARENTS.get(path, path),
-        "flash": flash_of(request.query_params),
+        "flash": flash_of(request),
         "logged_in": session_of(request) is not None,
         "now": store.now() if store else utc_now(),
         "path": path,

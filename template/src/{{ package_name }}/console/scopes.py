@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 
-from ..api.deps import StoreDep
+from ..api.deps import ServiceDep, StoreDep
 from ..api.errors import refuse_nul
 from ..api.sessions import CONSOLE_PATH
 from ..infra.store.inspection.scan import SCANNED_EVENTS
@@ -15,6 +15,7 @@ from .axis import arrange
 from .exact import Exact
 from .navigation import Before, url
 from .render import page
+from .waiting import obstacles
 
 SCOPES = 50  # on one page
 ENTRIES = 100  # on one page of an axis
@@ -66,7 +67,7 @@ async def show_scopes(
 async def show_scope(
     request: Request,
     client: Viewer,
-    store: StoreDep,
+    service: ServiceDep,
     name: str,
     before: Before = None,
 ) -> HTMLResponse:
@@ -76,12 +77,14 @@ async def show_scope(
         HTTPException: the scope is not known, or the client may not see it.
     """
     refuse_nul(name)
+    store = service.store
     state = await store.inspection.scope(name, within=client.within)
     if state is None:
         raise HTTPException(404, UNKNOWN_SCOPE)
     life = await store.inspection.scope_life(
         name, before=before, limit=ENTRIES, within=client.within
     )
+    waits = state.held or state.pending or state.in_flight
     path = f"{CONSOLE_PATH}/scope"
     return page(
         request,
@@ -92,6 +95,7 @@ async def show_scope(
         here=url(path, name=name),
         life=life,
         max_held=MAX_HELD,
+        obstacles=await obstacles(service, name) if waits and before is None else [],
         older=life.before and url(path, name=name, before=life.before),
         state=state,
     )

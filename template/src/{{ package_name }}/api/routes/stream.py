@@ -24,9 +24,10 @@ from ..deps import HubDep, SettingsDep, Types
 from ..errors import PROBLEMS, RETRY_AFTER, refuse_nul
 from ..hub import ClientTooSlow, Hub, TooManyClients
 from ..messages import Message
+from ..session_ends import SESSION_ENDED, session_time_left
 
 END_TIMEOUT: Seconds = 1.0  # for the last bytes to a client that may not read
-LAST_COMMENT = b": the service stops\r\n\r\n"
+STOPS = "the service stops"
 PART = 65_536  # bytes of a frame that are sent at once, before the server waits for the client
 BODY = "http.response.body"
 UNREAD: ContextVar[bool] = ContextVar("unread", default=False)
@@ -73,8 +74,11 @@ class EventStream(EventSourceResponse):
     """A response of events; a client that does not read them is disconnected."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until either side ends the response; a stopping service ends it with a comment."""
-        complete, within = False, False
+        """Send events until either side ends the response, or the session of the request ends.
+
+        A stopping service, or the end of the session, ends it with a comment.
+        """
+        complete, within, reason = False, False, STOPS
         turn = asyncio.Lock()  # no ping between the parts of a frame
 
         async def in_parts(message: Sent) -> None:
@@ -91,11 +95,16 @@ class EventStream(EventSourceResponse):
                 within = False
 
         try:
-            await super().__call__(scope, receive, in_parts)
+            async with asyncio.timeout(session_time_left(scope)) as until:
+                await super().__call__(scope, receive, in_parts)
         except* SendTimeoutError:
             _give_up()
+        except* TimeoutError:
+            if not until.expired():
+                raise
+            reason = SESSION_ENDED
         if not complete:  # inside a frame, a comment would be read as its data
-            await _end(send, b"" if within else LAST_COMMENT)
+            await _end(send, b"" if within else f": {reason}\r\n\r\n".encode())
 
 
 async def _end(send: Send, last: bytes) -> None:

@@ -43,10 +43,12 @@ from ..hub import ClientTooSlow, Hub, TooManyClients
 from ..memory_limiter import MemoryLimiter
 from ..rate_limits import RateLimited
 from ..request_body import MEMORY_FULL
+from ..session_ends import SessionEnded, session_time_left
 from ..sessions import session_key
 from ..ws_messages import parse, size_of
 
-TRY_AGAIN_LATER = 1013  # a close code of the registry of RFC 6455
+POLICY_VIOLATION = 1008  # close codes of the registry of RFC 6455
+TRY_AGAIN_LATER = 1013
 MAX_CLIENT_ID_LENGTH = 100  # characters
 
 router = APIRouter()
@@ -106,10 +108,6 @@ def _parse_start(client_id: str, after: str | None) -> Cursor | None:
         raise HTTPException(HTTP_FORBIDDEN, f"after: {error}") from error
 
 
-async def _close(websocket: WebSocket, code: int, reason: str) -> None:
-    await websocket.close(code, close_reason(reason))
-
-
 @dataclass
 class Client:
     """A connected WebSocket client."""
@@ -148,7 +146,7 @@ class Client:
 
 
 async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | None) -> None:
-    """Receive and push concurrently; when one of them ends, the other is cancelled."""
+    """Receive and push concurrently; when one of them or the session ends, the others are cancelled."""
     logfire.info("WebSocket connected", client_id=client.id)
     drafts = DraftQueue()
     tasks = [
@@ -157,22 +155,25 @@ async def _serve(client: Client, store: EventStore, hub: Hub, after: Cursor | No
         asyncio.create_task(_push_drafts(client, store, drafts)),
     ]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        left = session_time_left(client.websocket.scope)
+        ended, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-    await _log_disconnect(client, [result for result in results if isinstance(result, Exception)])
+    errors = [result for result in results if isinstance(result, Exception)]
+    await _log_disconnect(client, errors if ended else [*errors, SessionEnded()])
 
 
 async def _log_disconnect(client: Client, errors: list[Exception]) -> None:
     """Log the end of a connection; send the reason unless the client ended it."""
     for error in errors:
-        if isinstance(error, ClientTooSlow | TooManyClients | RateLimited):
+        if isinstance(error, ClientTooSlow | TooManyClients | RateLimited | SessionEnded):
             reason = error.detail if isinstance(error, RateLimited) else str(error)
+            code = POLICY_VIOLATION if isinstance(error, SessionEnded) else TRY_AGAIN_LATER
             with contextlib.suppress(TimeoutError, WebSocketDisconnect):
                 async with asyncio.timeout(client.settings.api_client_patience):
-                    await _close(client.websocket, TRY_AGAIN_LATER, reason)
+                    await client.websocket.close(code, close_reason(reason))
         elif not isinstance(error, WebSocketDisconnect):
             logfire.error("WebSocket failed: {error}", error=repr(error), client_id=client.id)
     reasons = [str(error) for error in errors]

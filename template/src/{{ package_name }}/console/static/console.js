@@ -9,6 +9,7 @@
   const MAX_WAIT = 3000; // ms between requests for changes while a page is busy
   const IN_USE = "paused while you use it"; // the state of a page that skips a refresh
   const RETRY = 3000; // ms until a connection that was refused is tried again
+  const SILENCE = 11000; // ms without news: two heartbeats of the service, and what they may take
 
   // An EventSource that is closed while the page is hidden, so that hidden pages cost the service nothing.
   class PausableSource extends EventTarget {
@@ -17,6 +18,8 @@
       this.address = address;
       this.names = new Set();
       this.closed = false;
+      this.names.add("alive");
+      this.watching = window.setInterval(() => this.watch(), COUNT);
       this.toggle = () => (document.hidden ? this.pause() : this.open());
       document.addEventListener("visibilitychange", this.toggle);
       this.toggle();
@@ -35,15 +38,40 @@
     }
 
     relay(name) {
-      this.source.addEventListener(name, (event) =>
-        this.dispatchEvent(new MessageEvent(name, { data: event.data, lastEventId: event.lastEventId })));
+      this.source.addEventListener(name, (event) => {
+        this.heard(event.target);
+        this.dispatchEvent(new MessageEvent(name, { data: event.data, lastEventId: event.lastEventId }));
+      });
+    }
+
+    // A connection that is open brings nothing if the service or its database hangs.
+    heard(source) {
+      if (source !== this.source) return;
+      if (this.silent) show("live");
+      this.silent = false;
+      this.news = this.tried = Date.now();
+    }
+
+    watch() {
+      if (this.closed || !this.source) return;
+      const silence = Date.now() - this.news;
+      if (silence < SILENCE) return;
+      this.silent = true;
+      if (Date.now() - this.tried >= SILENCE) {
+        this.tried = Date.now();
+        this.source.close();
+        this.source = null;
+        this.open();
+      }
+      show(`no news for ${duration(silence / 1000)}`, "silent");
     }
 
     open() {
       if (this.closed || this.source) return;
       this.source = new EventSource(this.address);
+      if (!this.silent) this.news = this.tried = Date.now();
       this.source.onopen = (event) => {
-        show("live");
+        if (!this.silent) show("live");
         if (this.missed) htmx.trigger(document.body, "return");
         this.missed = true; // what comes between this connection and another
         if (this.onopen) this.onopen(event);
@@ -61,24 +89,26 @@
     pause(state = "paused") {
       if (this.source) this.source.close();
       this.source = null;
+      this.silent = false;
       show(state);
     }
 
     close() {
       this.closed = true;
+      window.clearInterval(this.watching);
       document.removeEventListener("visibilitychange", this.toggle);
       this.pause();
     }
   }
 
-  let shown; // the state of the connection
+  let shown; // the text and the state of the connection
 
-  function show(state) {
-    shown = state;
+  function show(text, state = text) {
+    shown = [text, state];
     for (const element of document.querySelectorAll("[data-live]")) {
       element.hidden = false;
       element.dataset.state = state;
-      element.textContent = state;
+      element.textContent = text;
     }
   }
 
@@ -139,7 +169,7 @@
   document.addEventListener("htmx:afterSwap", (event) => {
     const list = event.target.closest && event.target.closest("[data-keep]");
     if (list) trim(list);
-    if (shown) show(shown);
+    if (shown) show(...shown);
   });
   // A refresh must not take the focus or the selection away.
   document.addEventListener("htmx:beforeRequest", (event) => {

@@ -65,6 +65,7 @@ class Decisions:
             await self._store.scopes.act(
                 action, known.version, held, tokens, self._on_action, journaled=journaled
             )
+        self._store.failed_decisions.end(context.scope)
         note(outcome="acted", size=size, action_id=action.id)
         context.clear()
         context.forget(self._store.settings.context_recent)
@@ -105,6 +106,7 @@ class Decisions:
         )
         with step("store.drop", covers=len(dropped)):
             event = await self._store.scopes.drop_decided(decision, tokens)
+        self._store.failed_decisions.end(context.scope)
         note(outcome="dropped", size=size)
         context.drop(seqs)
         known.version += 1

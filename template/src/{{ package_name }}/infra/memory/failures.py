@@ -185,6 +185,7 @@ class Settling:
 
     async def _nack(self, error: BaseException, details: str) -> None:
         for token in self.tokens:
+            self.store.failed_decisions.add(token.scope, _describe(error))
             await self.store.nack(token, _describe(error), details)
 
 

@@ -61,6 +61,8 @@ class OutageDeferrals:
         log = logfire.debug if self._in_a_row else logfire.warn
         log("Waiting {seconds} s: {reason}", seconds=seconds, reason=str(outage))
         self._in_a_row += 1
+        for scope in {token.scope for token in tokens}:
+            self._store.failed_decisions.add(scope, str(outage), seconds)
         await self._store.queue.defer(*tokens, seconds=seconds)
         rounds, rest = divmod(self._in_a_row, PAUSE_EVERY)
         if not rest:

@@ -15,6 +15,11 @@ MAX_KEY_BYTES = 200  # of a listed name of a field
 MAX_NAME_BYTES = 190  # bytes of an operator's name, which is part of the record's source
 
 
+def operator_source(name: str) -> str:
+    """Return the source of the records of an operator."""
+    return f"operator:{shorten(name, MAX_NAME_BYTES)}"
+
+
 def dead_letter_record(
     action: str, by: str, which: DeadLetterSearch, rows: Sequence[Row]
 ) -> OperatorActionEvent:
@@ -79,10 +84,12 @@ def erasing_record(by: str, count: int, keys: Sequence[str]) -> OperatorActionEv
 def _record(
     action: str, by: str, ids: Sequence[str] | None, **details: str | float
 ) -> OperatorActionEvent:
-    name = shorten(by, MAX_NAME_BYTES)
     content: dict[str, JsonValue] = {**details}
     if ids is not None:
         content |= {"count": len(ids), "events": list[JsonValue](ids[:MAX_LISTED_IDS])}
     return OperatorActionEvent(
-        source=f"operator:{name}", action=action, client=name, details=content
+        source=operator_source(by),
+        action=action,
+        client=shorten(by, MAX_NAME_BYTES),
+        details=content,
     )

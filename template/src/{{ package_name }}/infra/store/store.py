@@ -12,6 +12,7 @@ from .admin import Administration
 from .codec import Limits
 from .connections import StoreConnections
 from .erase import select
+from .failed_decisions import FailedDecisions
 from .inspection import Inspection
 from .journal import Journal
 from .log import EventFilter, Latest, Log, readable
@@ -75,6 +76,8 @@ class EventStore(OldNames):
         """The finished units of this subscriber's decisions."""
         self.scopes = Scopes(self.connections, self.queue, limits, session_factory)
         """The transactions of this subscriber's scopes."""
+        self.failed_decisions = FailedDecisions()
+        """The decisions of this process that failed of late."""
         self.inspection = Inspection(self.connections, subscriber)
         """What this subscriber perceives, remembers and decides, for people to read."""
 

@@ -12,6 +12,7 @@ from ..database import Fetch, Row
 from .claim import IS_PENDING, claimed_at
 from .codec import ERASED, load_json_or_text
 from .fates import Fate, Why, with_unfinished
+from .next_decision import next_decision
 from .pausing import Pause
 from .stats import EXACT_COUNT_LIMIT
 from .times import calendar_time, with_timezone
@@ -105,6 +106,8 @@ async def _fate(fetch: Fetch, event: Row, delivery: Row, settings: Settings) -> 
         return _dead(delivery)
     if delivery["held_at"] is not None:
         fate = _held(event, delivery, settings.context_max_age)
+        if following := await next_decision(fetch, delivery["subscriber"], event["scope"]):
+            fate = fate._replace(reason=f"{fate.reason} {following}")
     elif delivery["lease"] is not None:
         fate = _in_flight(delivery)
     else:
@@ -191,7 +194,7 @@ async def _due(fetch: Fetch, delivery: Row, seq: int) -> str:
     if delivery["later"]:
         if delivery["error"] is not None:
             return f"It failed {_attempts(delivery)} and waits for its backoff."
-        return "Deferred: its scope was busy, or what a decision needs was unavailable."
+        return "Deferred: its scope was busy, or what a decision needs, such as the model, was unavailable."
     [before] = await fetch(BEFORE, delivery["subscriber"], seq)
     prefix = f"claims of {delivery['subscriber'][:40]} "
     [workers] = await fetch(WORKERS, prefix)
