@@ -58,9 +58,9 @@ def flash_of(request: Request) -> str | None:
     expected = _signature(request, value)
     if not value or not compare_digest(signature.encode(), expected.encode()):
         return None
-    done, count, more = (value.split(".") + ["0", "0"])[:3]
-    forms = SENTENCES.get(done)  # another release may have signed it
-    if forms is None:
+    done, count, more = value.split(".")
+    forms = SENTENCES.get(done)
+    if forms is None:  # another release signed it
         return None
     sentence = forms[int(count) != 1].format(count=f"{int(count):,}")
     if done not in MORE or not int(more):
