@@ -142,7 +142,7 @@ LetterFilterOf = Annotated[LetterFilter, Depends(filter_of)]
 class Listing(NamedTuple):
     """What the page lists; nothing by default."""
 
-    count: int = 0
+    total: int = 0
     """The number of all that match."""
     groups: Sequence[DeadLetterGroup] = ()
     """The largest groups."""
@@ -182,7 +182,7 @@ async def _list(
 ) -> Listing:
     """Read a page of dead letters; the first one has their groups, unless one is chosen."""
     admin, query = service.store.admin, given.query()
-    count, found, groups = await asyncio.gather(
+    total, found, groups = await asyncio.gather(
         admin.count_dead_letters(search),
         admin.dead_letters(search, cursor, PAGE_LENGTH),
         admin.dead_letter_groups(search)
@@ -190,7 +190,7 @@ async def _list(
         else _no_groups(),
     )
     return Listing(
-        count,
+        total,
         groups[:MAX_GROUPS],
         sum(each.count for each in groups),
         max(0, len(groups) - MAX_GROUPS),
@@ -218,6 +218,7 @@ async def _page(
         client,
         "dead_letters.html",
         status=status,
+        count=listing.total,
         given=given,
         kept=given.kept(),
         query=given.query(),
