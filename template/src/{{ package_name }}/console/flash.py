@@ -57,7 +57,7 @@ def flash_of(request: Request) -> str | None:
         return None
     done, _, count = value.partition(".")
     forms = SENTENCES.get(done)  # another release may have signed it
-    return forms and forms[int(count) != 1].format(count=f"{int(count):,}")
+    return None if forms is None else forms[int(count) != 1].format(count=f"{int(count):,}")
 
 
 def end_flash(request: Request, response: Response) -> None:

@@ -94,8 +94,9 @@ class EventStream(EventSourceResponse):
                     await send({"type": BODY, "body": part, "more_body": True})
                 within = False
 
+        until = asyncio.timeout(session_time_left(scope))
         try:
-            async with asyncio.timeout(session_time_left(scope)) as until:
+            async with until:
                 await super().__call__(scope, receive, in_parts)
         except* SendTimeoutError:
             _give_up()
