@@ -29,27 +29,27 @@ STARTED = ("-m", "my_agent", "serve", "--no-worker", "--port", "0")
 LARGE = "SELECT id FROM events WHERE length(payload::text) > 900000 ORDER BY seq DESC LIMIT 1"
 
 PAGES = {
-    "Now": ("/console", ""),
-    "Scopes": ("/console/scopes", ""),
-    "Scopes, a search in all names": ("/console/scopes?search=no+such+scope", ""),
-    "a busy scope": ("/console/scope?name=busy%3A3", ""),
-    "Decisions": ("/console/decisions", ""),
-    "a decision": ("/console/decision?id={action}", ""),
-    "Dead letters": ("/console/dead-letters", ""),
-    "Dead letters by part of an error": ("/console/dead-letters?error=overloaded", ""),
-    "Events": ("/console/events", ""),
-    "Events, a text that none has": ("/console/events?text=no+such+text", ""),
-    "an event of 1 MB": ("/console/event?id={large}", ""),
-    "Timers and workers": ("/console/timers", ""),
-    "the confirmation of a retry of all": ("/console/do/retry?subscriber=agent", ""),
+    "Now": "/console",
+    "Scopes": "/console/scopes",
+    "Scopes, a search in all names": "/console/scopes?search=no+such+scope",
+    "a busy scope": "/console/scope?name=busy%3A3",
+    "Decisions": "/console/decisions",
+    "a decision": "/console/decision?id={action}",
+    "Dead letters": "/console/dead-letters",
+    "Dead letters by part of an error": "/console/dead-letters?error=overloaded",
+    "Events": "/console/events",
+    "Events, a text that none has": "/console/events?text=no+such+text",
+    "an event of 1 MB": "/console/event?id={large}",
+    "Timers and workers": "/console/timers",
+    "the confirmation of a retry of all": "/console/do/retry?subscriber=agent",
 }
-"""The address of each page, and the reason why one misses its bound."""
+"""The address of each page."""
 
 OPEN = {
-    1: ("console, one open page at 500 events a second: CPU", 15.0, ""),
-    10: ("console, ten open pages at 500 events a second: CPU", 60.0, ""),
+    1: ("console, one open page at 500 events a second: CPU", 15.0),
+    10: ("console, ten open pages at 500 events a second: CPU", 60.0),
 }
-"""By the number of open pages: the title of the row, its bound in percent of one core, and the reason of a miss."""
+"""By the number of open pages: the title of the row, and its bound in percent of one core."""
 
 
 def _titles(page: str) -> tuple[str, str]:
@@ -58,12 +58,8 @@ def _titles(page: str) -> tuple[str, str]:
 
 
 ROWS = (
-    *(
-        Row(title, "ms", BOUND, reason=reason)
-        for page, (_, reason) in PAGES.items()
-        for title in _titles(page)
-    ),
-    *(Row(title, "%", bound, reason=reason) for title, bound, reason in OPEN.values()),
+    *(Row(title, "ms", BOUND) for page in PAGES for title in _titles(page)),
+    *(Row(title, "%", bound) for title, bound in OPEN.values()),
 )
 
 
@@ -75,7 +71,7 @@ async def measure(place: Place) -> dict[str, float]:
     figures = await _time_pages(place, url)
     async with place.fresh() as url, _serving(place, url) as (process, port):
         idle = await _share(place, process, port, url, pages=0)
-        for pages, (title, *_) in OPEN.items():
+        for pages, (title, _) in OPEN.items():
             figures[title] = await _share(place, process, port, url, pages) - idle
     return figures
 
@@ -95,7 +91,7 @@ async def _time_pages(place: Place, url: str) -> dict[str, float]:
     await connection.close()
     figures = dict[str, float]()
     async with _serving(place, url) as (_, port), _connected(port) as browser:
-        for page, (address, _) in PAGES.items():
+        for page, address in PAGES.items():
             path = address.format(action=quote(action or ""), large=quote(large or ""))
             await browser.get(path)  # compiles its template
             times = [await browser.timed(path) for _ in range(place.count(CALLS))]

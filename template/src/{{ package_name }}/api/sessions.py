@@ -221,7 +221,7 @@ def _owner_of(client: Client) -> str:
 
 
 def _owner_id(client: Client) -> str:
-    """Return the id of an owner for cookies, which may contain no other characters. It is not secret."""
+    """Return the id of an owner for cookies, which may contain no other characters. It is public."""
     return blake2b(_owner_of(client).encode(), digest_size=9, person=b"session").hexdigest()
 
 

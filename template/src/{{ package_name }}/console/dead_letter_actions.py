@@ -20,7 +20,7 @@ from .confirming import Confirmation, ask
 from .dead_letters import DEAD_LETTERS_PATH, LetterFilter, LetterFilterOf, sent_filter, time_of
 from .flash import redirect_with_flash
 from .navigation import url
-from .text import number
+from .text import count, number
 
 SHOWN = 5  # dead letters on the page that asks
 TICK = timedelta(microseconds=1)
@@ -67,8 +67,8 @@ async def ask_to_purge(
 
 async def _sent(form: FormOf, service: ServiceDep) -> tuple[LetterFilter, int, str]:
     """Return the conditions of a form, the number that was confirmed, and the time of the newest of these."""
-    count = form.get("count")
-    confirmed = int(count) if count.isascii() and count.isdecimal() and len(count) < 12 else -1
+    sent = form.get("count")
+    confirmed = int(sent) if sent.isascii() and sent.isdecimal() and len(sent) < 12 else -1
     return await sent_filter(form, service.store), confirmed, form.get("seen")
 
 
@@ -97,8 +97,7 @@ async def _change(
     """Change what was confirmed, unless more matches by now."""
     given, confirmed, seen = sent
     search, admin = given.search(client.within), service.store.admin
-    count = await admin.count_dead_letters(search)
-    if count > confirmed:
+    if await admin.count_dead_letters(search) > confirmed:
         return await _ask(request, client, service, change, given, before=confirmed)
     done = await admin.change_matching(change, _until(search, seen), by=client.name)
     kind = {"retry": "retried", "purge": "purged"}[change] if done else "nothing"
@@ -128,7 +127,7 @@ async def _ask(
 ) -> HTMLResponse:
     """Ask before a change; `before` is the number that was confirmed, if more match since."""
     found = await _matching(service, given.search(client.within))
-    noun = f"{number(found.total)} dead letter{'' if found.total == 1 else 's'}"
+    noun = count(found.total, "dead letter")
     seen = (
         {"count": found.total, "seen": found.newest[0].dead_at.isoformat()} if found.newest else {}
     )
@@ -149,9 +148,9 @@ async def _ask(
 
 
 async def _matching(service: Service, search: DeadLetterSearch) -> Matching:
-    count = await service.store.admin.count_dead_letters(search)
+    total = await service.store.admin.count_dead_letters(search)
     page = await service.store.admin.dead_letters(search, limit=SHOWN)
-    return Matching(count, page.letters)
+    return Matching(total, page.letters)
 
 
 def _conditions(given: LetterFilter) -> dict[str, str]:
@@ -160,11 +159,11 @@ def _conditions(given: LetterFilter) -> dict[str, str]:
     return found if given.group != "" else {**found, LABELS["group"]: "none"}
 
 
-def _more(count: int, before: int) -> str:
+def _more(total: int, before: int) -> str:
     if before < 0:
         return "The form does not name how many were confirmed: nothing was done."
-    match_ = "matches" if count == 1 else "match"
-    return f"{number(count)} {match_} now, and {number(before)} did when you were asked: nothing was done."
+    match_ = "matches" if total == 1 else "match"
+    return f"{number(total)} {match_} now, and {number(before)} did when you were asked: nothing was done."
 
 
 def _origin(given: LetterFilter) -> str:

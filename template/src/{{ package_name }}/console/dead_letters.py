@@ -1,8 +1,9 @@
 """The dead letters: filtered by subscriber, type, scope, error and time together, and grouped by error."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
@@ -15,7 +16,7 @@ from ..api.sessions import CONSOLE_PATH
 from ..core.events import event_types
 from ..infra.store import InvalidEvent
 from ..infra.store.dead_letter_groups import DeadLetterGroup
-from ..infra.store.dead_letters import DeadLetterCursor, DeadLetterSearch
+from ..infra.store.dead_letters import DeadLetter, DeadLetterCursor, DeadLetterSearch
 from ..runtime import Service
 from .access import Form, Viewer
 from .form_fields import offered
@@ -124,6 +125,26 @@ async def sent_filter(form: Form, store: StoreDep) -> LetterFilter:
 LetterFilterOf = Annotated[LetterFilter, Depends(filter_of)]
 
 
+class Listing(NamedTuple):
+    """What the page lists; nothing by default."""
+
+    total: int = 0
+    """The number of all that match."""
+    groups: Sequence[DeadLetterGroup] = ()
+    """The largest groups."""
+    grouped: int = 0
+    """The dead letters of all groups: the newest that match."""
+    more_groups: int = 0
+    """How many further groups there are."""
+    letters: Sequence[DeadLetter] = ()
+    newest: str | None = None
+    """The address of the first page; None if this is it."""
+    older: str | None = None
+    """The address of the next page; None if this is the last."""
+    problem: str | None = None
+    """Why nothing is listed."""
+
+
 @router.get("/dead-letters")
 async def show_dead_letters(
     request: Request,
@@ -133,30 +154,34 @@ async def show_dead_letters(
     before: str = "",
 ) -> HTMLResponse:
     """Show the newest dead letters that match all conditions, and their groups."""
-    admin = service.store.admin
     try:
         search = given.search(client.within)
         cursor = DeadLetterCursor.parse(before) if before else None
     except ValueError as error:
-        return await _page(request, client, service, given, status=422, problem=str(error))
-    grouped = not before and given.group is None
-    count, found, groups = await asyncio.gather(
+        return await _page(request, client, service, given, Listing(problem=str(error)), 422)
+    listing = await _list(service, given, search, cursor)
+    return await _page(request, client, service, given, listing)
+
+
+async def _list(
+    service: Service, given: LetterFilter, search: DeadLetterSearch, cursor: DeadLetterCursor | None
+) -> Listing:
+    """Read a page of dead letters; the first one has their groups, unless one is chosen."""
+    admin, query = service.store.admin, given.query()
+    total, found, groups = await asyncio.gather(
         admin.count_dead_letters(search),
         admin.dead_letters(search, cursor, PAGE_LENGTH),
-        admin.dead_letter_groups(search) if grouped else _no_groups(),
+        admin.dead_letter_groups(search)
+        if cursor is None and given.group is None
+        else _no_groups(),
     )
-    query = given.query()
-    return await _page(
-        request,
-        client,
-        service,
-        given,
-        count=count,
-        groups=groups[:MAX_GROUPS],
-        grouped=sum(each.count for each in groups),
-        letters=found.letters,
-        more_groups=max(0, len(groups) - MAX_GROUPS),
-        newest=url(DEAD_LETTERS_PATH, **query) if before else None,
+    return Listing(
+        total,
+        groups[:MAX_GROUPS],
+        sum(each.count for each in groups),
+        max(0, len(groups) - MAX_GROUPS),
+        found.letters,
+        newest=url(DEAD_LETTERS_PATH, **query) if cursor else None,
         older=url(DEAD_LETTERS_PATH, **query, before=str(found.before)) if found.before else None,
     )
 
@@ -170,29 +195,19 @@ async def _page(
     client: Client,
     service: Service,
     given: LetterFilter,
-    *,
+    listing: Listing,
     status: int = 200,
-    **values: Any,
 ) -> HTMLResponse:
-    """Return the page with its form; without values it shows no dead letters."""
-    nothing: dict[str, Any] = {
-        "count": 0,
-        "grouped": 0,
-        "groups": [],
-        "letters": [],
-        "more_groups": 0,
-        "newest": None,
-        "older": None,
-        "problem": None,
-    }
+    """Return the page with its form."""
     return page(
         request,
         client,
         "dead_letters.html",
         status=status,
+        count=listing.total,
         given=given,
         query=given.query(),
         subscribers=await service.store.admin.subscribers(),
         types=offered(event_types(), given.type),
-        **{**nothing, **values},
+        **listing._asdict(),
     )

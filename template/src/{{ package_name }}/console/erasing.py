@@ -15,7 +15,7 @@ from .confirming import Confirmation, ask
 from .events import EVENTS_PATH
 from .flash import redirect_with_flash
 from .navigation import url
-from .text import number, plain
+from .text import count, number, plain
 
 CONSEQUENCE = (
     "What these events say is overwritten, with the actions that repeat it, dead letters, notes and journals of the"
@@ -50,9 +50,9 @@ async def erase(
         asked = _confirmation(scope, found, problem, typed)
         return ask(request, client, asked, status=422)
     _require(client, scope)
-    count = await service.store.admin.erase(select(scope, None), by=client.name)
+    done = await service.store.admin.erase(select(scope, None), by=client.name)
     return redirect_with_flash(
-        request, url(EVENTS_PATH, scope=scope), "erased" if count else "nothing", count
+        request, url(EVENTS_PATH, scope=scope), "erased" if done else "nothing", done
     )
 
 
@@ -84,8 +84,7 @@ def _confirmation(
     scope: str, found: Erasable, problem: str | None = None, typed: str = ""
 ) -> Confirmation:
     least = "" if found.complete else "at least "
-    count = found.events + found.repeating
-    noun = f"{least}{number(count)} event{'' if count == 1 else 's'}"
+    noun = f"{least}{count(found.events + found.repeating, 'event')}"
     facts: dict[str, object] = {"Scope": scope, "Events to erase": f"{least}{number(found.events)}"}
     if found.repeating:
         facts["Actions that repeat them"] = f"{least}{number(found.repeating)}"

@@ -21,7 +21,7 @@ from .access import Viewer
 from .form_fields import offered
 from .navigation import Before, url
 from .render import page
-from .text import number, utc
+from .text import count, utc
 from .waiting import failures
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
@@ -100,12 +100,12 @@ def _heading(given: Filter) -> str:
 def _looked(found: FoundPage, before: int | None) -> str:
     """Return how far a search looked, as a sentence."""
     older = "" if before is None else "older "
-    count = f"{number(found.scanned)} {older}event{'s' if found.scanned != 1 else ''}"
+    looked = f"Looked at {count(found.scanned, f'{older}event')}"
     if not found.scanned or found.scanned_to is None:
         return f"There is no {older}event."
     if found.before is None:
-        return f"Looked at {count}, to the beginning of the log."
-    return f"Looked at {count}, back to {utc(found.scanned_to)}."
+        return f"{looked}, to the beginning of the log."
+    return f"{looked}, back to {utc(found.scanned_to)}."
 
 
 @router.get("/event")

@@ -21,7 +21,7 @@ from .access import Viewer
 from .navigation import TIMERS_PATH, url
 from .reading import UNREADABLE, read
 from .render import page
-from .text import duration
+from .text import count, duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
@@ -102,7 +102,8 @@ def _attention(state: Readiness, client: Client) -> Iterator[Attention]:
         return
     for name, poller in state.pollers.items():
         if poller.state != "ok":
-            error = f"The poller {name} failed {poller.failures} times: {poller.error}"
+            times = count(poller.failures, "time")
+            error = f"The poller {name} failed {times}: {poller.error}"
             yield Attention("warn", error, TIMERS_PATH)
     if state.retention and state.retention.error:
         yield Attention("warn", f"Old events were not deleted: {state.retention.error}")
@@ -139,11 +140,11 @@ def _failed_decisions(service: Service, client: Client) -> Iterator[Attention]:
     yield Attention("bad", sentence, path)
 
 
-def _dead_letters(count: int, subscriber: str) -> Attention:
-    letters = "dead letter" if count == 1 else "dead letters"
+def _dead_letters(total: int, subscriber: str) -> Attention:
+    letters = count(total, "dead letter")
     path = url(f"{CONSOLE_PATH}/dead-letters", subscriber=subscriber)
     return Attention(
-        "warn", f"{count:,} {letters} of {subscriber}: retry or purge what failed for good.", path
+        "warn", f"{letters} of {subscriber}: retry or purge what failed for good.", path
     )
 
 

@@ -41,6 +41,7 @@ FILTERS: dict[str, Any] = {
     "ago": text.ago,
     "brief": text.brief,
     "bytes": text.size,
+    "count": text.count,
     "duration": text.duration,
     "exact": exact,
     "interval": text.interval,

@@ -150,13 +150,18 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def size(count: int) -> str:
+def size(value: int) -> str:
     """Return a number of bytes: `812 B`, `14 kB`, `3.2 MB`."""
-    if count < 1_000:
-        return f"{count} B"
-    return f"{count / 1_000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+    if value < 1_000:
+        return f"{value} B"
+    return f"{value / 1_000:.0f} kB" if value < 1_000_000 else f"{value / 1_000_000:.1f} MB"
 
 
-def number(count: int) -> str:
+def number(value: int) -> str:
     """Return a number with separators: `12,345`."""
-    return f"{count:,}"
+    return f"{value:,}"
+
+
+def count(value: int, noun: str) -> str:
+    """Return a number with its noun: `1 event`, `12,345 events`."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"

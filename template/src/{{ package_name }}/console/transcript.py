@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic_core import from_json
 
-from ..core.effects import NOT_EXECUTED, is_effect
+from ..core.effects import NOT_EXECUTED
 from ..infra.store.inspection import Part, Unit
 from .text import brief, pretty
 
@@ -92,12 +92,11 @@ def transcribe(units: Sequence[Unit], only: int | None = None) -> list[Step]:
 
 
 def effect_of(unit: Unit) -> Literal["executed", "not executed"] | None:
-    """Return what a tool call did outside; None if its tool is not marked `@effect`."""
-    if unit.kind != "tool":
+    """Return what a tool call did outside; None if it called nothing that is marked `@effect`."""
+    if not unit.is_effect:
         return None
-    if any(part.text == NOT_EXECUTED for part in unit.answer):
-        return "not executed"
-    return "executed" if is_effect(unit.name) else None
+    skipped = any(part.text == NOT_EXECUTED for part in unit.answer)
+    return "not executed" if skipped else "executed"
 
 
 def usage_of(units: Sequence[Unit]) -> Usage:

@@ -8,14 +8,12 @@ from typing import Any, overload
 import logfire
 from opentelemetry.trace import get_current_span
 
+from ..infra.model.effect_calls import note_effect
 from ..infra.telemetry import counters
 from .deps import ReflexDeps
 
 NOT_EXECUTED = "not executed (EFFECTS=off)"
 """What a tool returns to the model in place of acting."""
-
-_marked: set[str] = set()
-"""The names of the functions that `@effect` marks."""
 
 
 @overload
@@ -41,9 +39,9 @@ def effect(tool: Callable[..., Any]) -> Callable[..., Any]:
         raise TypeError(f"@effect marks functions, and {name} is not one: mark the function.")
     signature = inspect.signature(tool)
     context = _context_parameter(name, signature)
-    _marked.add(name)
 
     def is_off(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        note_effect()
         deps = getattr(signature.bind(*args, **kwargs).arguments[context], "deps", None)
         if not isinstance(deps, ReflexDeps):
             raise TypeError(
@@ -63,11 +61,6 @@ def effect(tool: Callable[..., Any]) -> Callable[..., Any]:
         return NOT_EXECUTED if is_off(args, kwargs) else await tool(*args, **kwargs)
 
     return call_async if inspect.iscoroutinefunction(tool) else call
-
-
-def is_effect(name: str) -> bool:
-    """Return whether a function of this name is marked, so that a recorded call of it can be told as an effect."""
-    return name in _marked
 
 
 def _context_parameter(name: str, signature: inspect.Signature) -> str:

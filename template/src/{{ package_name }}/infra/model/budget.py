@@ -6,7 +6,6 @@ from typing import NamedTuple
 import logfire
 from pydantic_ai.messages import ModelResponse
 
-from ...core.units import Seconds
 from ..database import Fetch
 from .breaker import Unavailable
 
@@ -34,8 +33,6 @@ class Spent(NamedTuple):
     cost: float
     """In US dollars; 0 without a limit on them."""
     cost_limit: float | None
-    seconds_left: Seconds
-    """Seconds until the next hour."""
 
 
 class Budget:
@@ -59,8 +56,7 @@ class Budget:
         if not self.limited:
             return None
         row = (await self._fetch(SPENT))[0]
-        cost, left = float(row["cost"]), row["seconds_left"]
-        return Spent(row["tokens"], self._tokens, cost, self._dollars, left)
+        return Spent(row["tokens"], self._tokens, float(row["cost"]), self._dollars)
 
     async def check(self) -> None:
         """Check that this hour's budget is not exhausted.

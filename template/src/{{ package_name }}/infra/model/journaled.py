@@ -36,6 +36,7 @@ from pydantic_core import PydanticSerializationError
 from ..store.decision_journal import DecisionJournal, current_journal
 from .boundary import Boundary, Execute
 from .drafting import DraftingModel
+from .effect_calls import watching
 from .unit_keys import RequestKey, call_as_json, call_digest, plain_id, request_key
 
 NOT_JSON = (PydanticSerializationError, TypeError, ValueError, RecursionError)
@@ -131,7 +132,8 @@ class JournaledTools(AbstractCapability[Any]):
             if (entry := self._journal.take(digest)) is not None:
                 record_durable_unit(executed=False)
                 return _read_result(entry)
-            result = self._boundary.bounded(await handler(args))
+            with watching() as watched:
+                result = self._boundary.bounded(await handler(args))
         record_durable_unit(executed=True)
         name = f"The result of {call.tool_name}"
         try:
@@ -143,7 +145,8 @@ class JournaledTools(AbstractCapability[Any]):
                 error=repr(error),
             )
             return result
-        await self._journal.record(digest, entry, name, call_as_json(call))
+        asked = call_as_json(call, is_effect=watched.is_effect)
+        await self._journal.record(digest, entry, name, asked)
         return _read_result(entry)
 
 

@@ -93,9 +93,15 @@ def call_digest(messages: list[ModelMessage], call: ToolCallPart) -> str:
     return _digest(_as_json(messages), asked)
 
 
-def call_as_json(call: ToolCallPart) -> bytes:
-    """Return a tool call as people read it: its name, id and arguments."""
-    asked = {"name": call.tool_name, "id": call.tool_call_id, "args": call.args}
+def call_as_json(call: ToolCallPart, *, is_effect: bool) -> bytes:
+    """Return a tool call as people read it: its name, id and arguments, and that it is an effect."""
+    asked: dict[str, object] = {
+        "name": call.tool_name,
+        "id": call.tool_call_id,
+        "args": call.args,
+    }
+    if is_effect:
+        asked["effect"] = True
     return json.dumps(asked, default=str).encode()
 
 

@@ -13,11 +13,10 @@ MAX_ERRORS = 2_500
 
 # Equal errors first, which takes no regular expression.
 GROUPS = f"""
-SELECT s.shape AS error, sum(s.count)::bigint AS count, max(s.newest) AS newest,
-       (SELECT e.id FROM events e WHERE e.seq = max(s.seq)) AS sample
+SELECT s.shape AS error, sum(s.count)::bigint AS count, max(s.newest) AS newest
   FROM (SELECT regexp_replace(l.error, {VARYING}, '…', 'g') AS shape, l.*
-          FROM (SELECT d.error, count(*) AS count, max(d.dead_at) AS newest, max(d.seq) AS seq
-                  FROM (SELECT d.seq, d.dead_at, left(d.error, {MAX_ERROR_LENGTH}) AS error
+          FROM (SELECT d.error, count(*) AS count, max(d.dead_at) AS newest
+                  FROM (SELECT d.dead_at, left(d.error, {MAX_ERROR_LENGTH}) AS error
                           FROM deliveries d
                          WHERE {MATCHES_SEARCH}
                          ORDER BY d.dead_at DESC
@@ -41,13 +40,9 @@ class DeadLetterGroup:
     """Counted among the newest `MAX_GROUPED`, and `MAX_ERRORS` different errors of these."""
     newest: datetime
     """When the newest of them was dead-lettered."""
-    sample: str
-    """The id of the event of one of them."""
 
 
 async def read_groups(fetch: Fetch, which: DeadLetterSearch, limit: int) -> list[DeadLetterGroup]:
     """Return the largest groups of matching dead letters, at most `limit`."""
     rows = await fetch(GROUPS, *which, limit)
-    return [
-        DeadLetterGroup(row["error"], row["count"], row["newest"], row["sample"]) for row in rows
-    ]
+    return [DeadLetterGroup(row["error"], row["count"], row["newest"]) for row in rows]

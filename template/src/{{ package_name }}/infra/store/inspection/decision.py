@@ -65,13 +65,12 @@ class DecisionView(NamedTuple):
     covered: int
     """The number of events that it decides on; at most `MAX_COVERED` are in `covers`, fewer if they are large."""
     units: list[Unit]
-    """Its finished model requests and tool calls, in the order of recording."""
+    """Its finished model requests and tool calls, in the order of recording; they are deleted DECISION_RETENTION
+    seconds after the action."""
     attempts: int | None
     """How often the event in flight was claimed, 1 at the first try; None for actions of older releases."""
     pinned: bool
     """Whether it is unfinished, so that a retry goes on with it."""
-    retained: bool
-    """Whether its journal has units; they go DECISION_RETENTION seconds after the action."""
 
 
 async def read_decision(
@@ -91,7 +90,7 @@ async def read_decision(
     if not units:
         return None
     scope = journal[0]["scope"]
-    return DecisionView(action_id, None, scope, None, [], 0, units, None, False, True)
+    return DecisionView(action_id, None, scope, None, [], 0, units, None, False)
 
 
 async def _finished(
@@ -116,7 +115,6 @@ async def _finished(
         units,
         attempts,
         False,
-        bool(units),
     )
 
 
@@ -137,7 +135,6 @@ async def _unfinished(
         units,
         tried["attempts"],
         now["pinned"],
-        bool(units),
     )
 
 

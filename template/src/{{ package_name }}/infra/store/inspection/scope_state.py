@@ -14,7 +14,7 @@ MAX_PENDING = 10_000
 """The first pending deliveries of the subscriber among which those of the scope are counted."""
 
 STATE = f"""
-SELECT coalesce(s.version, 0) AS version, s.last_action_at, s.wake_at, s.scope IS NOT NULL AS known,
+SELECT s.last_action_at, s.wake_at, s.scope IS NOT NULL AS known,
        h.held, h.held_since, p.action_id, p.begun_at,
        (SELECT count(*) FROM (
            SELECT d.scope FROM deliveries d
@@ -72,8 +72,6 @@ class ScopeState(NamedTuple):
     wake_at: datetime | None
     """When its trigger is evaluated again without an event; None if no trigger waits."""
     last_action_at: datetime | None
-    version: int
-    """Increases with each action, drop and wait."""
 
 
 async def read_scope(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState | None:
@@ -95,5 +93,4 @@ async def read_scope(fetch: Fetch, subscriber: str, scope: Scope) -> ScopeState 
         pinned,
         row["wake_at"],
         row["last_action_at"],
-        row["version"],
     )

@@ -45,6 +45,8 @@ class Unit(NamedTuple):
     """The bytes of what was asked and answered."""
     complete: bool = True
     """Whether it was read; if not, the units before it took the bytes that one page may have."""
+    is_effect: bool = False
+    """Whether it is a call that came to a function marked `@effect`."""
 
 
 type Json = Mapping[str, Any]
@@ -59,8 +61,10 @@ def decode_unit(row: Row) -> Unit:
     if isinstance(entry, dict):
         return _request(cast("Json", entry), asked, at, size)
     name, arguments = _call(asked)
+    is_effect = bool(as_object(asked).get("effect"))
     answer = [Part("result", name or None, _text(each)) for each in _list(entry)[1:]]
-    return Unit("tool", name, arguments, answer, None, None, None, at, size)
+    unknown = (None, None, None)
+    return Unit("tool", name, arguments, answer, *unknown, at, size, is_effect=is_effect)
 
 
 def as_object(value: object) -> Json:

@@ -13,7 +13,7 @@ SUFFIX_LENGTH = (
 # Each worker has one connection that claims, named after its subscriber. `client_addr` is null on a socket of the same machine,
 # and so are the details of other roles without `pg_read_all_stats`.
 WORKERS = """
-SELECT application_name AS name, host(client_addr) AS host, pid, backend_start AS connected_at
+SELECT application_name AS name, host(client_addr) AS host, backend_start AS connected_at
   FROM pg_stat_activity
  WHERE datname = current_database() AND starts_with(application_name, $1)
  ORDER BY application_name
@@ -37,11 +37,7 @@ class Worker(NamedTuple):
     """The name of its subscriber, of which the server keeps 40 characters."""
     host: str | None
     """The address that it connects from; None on a socket of the server's machine."""
-    pid: int
-    """The process of the server that serves it."""
     connected_at: datetime | None
-    version: str | None
-    """The version of its code, if known."""
 
 
 class SubscriptionView(NamedTuple):
@@ -64,9 +60,7 @@ async def read_workers(fetch: Fetch) -> list[Worker]:
             row["name"][-SUFFIX_LENGTH + 1 :],
             row["name"].removeprefix(CLAIM_PREFIX)[:-SUFFIX_LENGTH],
             row["host"],
-            row["pid"],
             row["connected_at"],
-            None,
         )
         for row in await fetch(WORKERS, CLAIM_PREFIX)
     ]
