@@ -123,7 +123,7 @@ SELECT count(*) AS count FROM erased
 
 # Overwrites a scope that records of operators name as the condition of what they changed.
 UNNAME = f"""
-UPDATE events SET payload = jsonb_set(payload, '{{details,filter,scope}}', '"{ERASED}"')
+UPDATE events SET payload = jsonb_set(payload, ARRAY['details', 'filter', 'scope'], '"{ERASED}"')
  WHERE seq IN (SELECT unnest($1::bigint[]))
 """  # noqa: S608 - interpolates constant SQL only
 
