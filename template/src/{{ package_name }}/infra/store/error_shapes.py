@@ -6,6 +6,7 @@ Numbers, ids and quoted parts become `…`. Names of fields stay, so `{'message'
 
 # Quoted parts, and words with a digit: numbers, ids, hashes, addresses.
 VARYING = r"""'"[^"]*"|''[^'']*''|[[:alnum:]_.:-]*[0-9][[:alnum:]_.:-]*'"""
+BEFORE_NAME = "[{,] ?"
 NAME = "[[:alpha:]_][[:alpha:]_.-]*"
 MARKS = {'"': 1, "''": 2}
 """The code of a character that stands for a quote of a field's name, by the quote in SQL."""
@@ -30,5 +31,5 @@ def _masked(text: str) -> str:
 def _marked(text: str, quote: str) -> str:
     """Return an expression in which the names of fields have marks for their quotes."""
     mark = f"chr({MARKS[quote]})"
-    name = f"'([{{,] ?){quote}({NAME}){quote}:'"
+    name = f"'({BEFORE_NAME}){quote}({NAME}){quote}:'"
     return f"regexp_replace({text}, {name}, '\\1' || {mark} || '\\2' || {mark} || ':', 'g')"
