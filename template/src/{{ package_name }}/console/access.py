@@ -16,6 +16,7 @@ from fastapi.requests import HTTPConnection
 
 from ..api.auth import Bearer, client_of
 from ..api.clients import Client
+from ..api.deps import settings_of
 from ..api.sessions import (
     SESSION,
     Session,
@@ -24,6 +25,7 @@ from ..api.sessions import (
     headers_of,
     is_other_origin,
 )
+from ..core.units import Seconds
 from ..keys import Role
 from .exact import decoded
 
@@ -126,13 +128,21 @@ def set_form_cookie(request: Request, response: Response) -> None:
         set_cookie(request, response, _form_cookie(request), _form_secret(request))
 
 
-def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    """Set a cookie that no script reads and no other site sends."""
-    lifetime = int(request.app.state.settings.console_session)
+def set_cookie(
+    request: Request, response: Response, name: str, value: str, lifetime: Seconds | None = None
+) -> None:
+    """Set a cookie that no script reads and no other site sends, by default for as long as a session may last."""
+    seconds = settings_of(request).console_session if lifetime is None else lifetime
     secure = request.scope["scheme"] == "https"
     response.set_cookie(
-        name, value, lifetime, path="/", secure=secure, httponly=True, samesite="strict"
+        name, value, int(seconds), path="/", secure=secure, httponly=True, samesite="strict"
     )
+
+
+def delete_cookie(request: Request, response: Response, name: str) -> None:
+    """Delete a cookie of `set_cookie`."""
+    secure = request.scope["scheme"] == "https"
+    response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
 
 
 def session_of(request: HTTPConnection) -> Session | None:

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from ..api.sessions import cookie_name, cookie_of, headers_of
 from ..core.units import Seconds
-from .access import form_token
+from .access import delete_cookie, form_token, set_cookie
 
 FLASH_LIFETIME: Seconds = 60
 SENTENCES = {
@@ -38,21 +38,14 @@ def redirect_with_flash(
     """Return a redirect to a page that shows the result of an action first."""
     response = RedirectResponse(address, 303)
     value = f"{done}.{count}.{more}"
-    response.set_cookie(
-        cookie_name(request.scope, "flash"),
-        f"{value}.{_signature(request, value)}",
-        int(FLASH_LIFETIME),
-        path="/",
-        secure=request.scope["scheme"] == "https",
-        httponly=True,
-        samesite="strict",
-    )
+    signed = f"{value}.{_signature(request, value)}"
+    set_cookie(request, response, _cookie(request), signed, FLASH_LIFETIME)
     return response
 
 
 def flash_of(request: Request) -> str | None:
     """Return the result to show on a page; None for a part of a page, or if there is no valid one."""
-    if "hx-request" in request.headers:
+    if not _is_shown(request):
         return None
     value, _, signature = _sent(request).rpartition(".")
     expected = _signature(request, value)
@@ -71,14 +64,21 @@ def flash_of(request: Request) -> str | None:
 
 def end_flash(request: Request, response: Response) -> None:
     """Remove the result that a page shows, so that it is shown once."""
-    if _sent(request) and "hx-request" not in request.headers:
-        secure = request.scope["scheme"] == "https"
-        name = cookie_name(request.scope, "flash")
-        response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
+    if _is_shown(request):
+        delete_cookie(request, response, _cookie(request))
+
+
+def _is_shown(request: Request) -> bool:
+    """Return whether a request has a result, and is for a whole page."""
+    return "hx-request" not in request.headers and bool(_sent(request))
 
 
 def _sent(request: Request) -> str:
-    return cookie_of(request.scope, headers_of(request.scope), cookie_name(request.scope, "flash"))
+    return cookie_of(request.scope, headers_of(request.scope), _cookie(request))
+
+
+def _cookie(request: Request) -> str:
+    return cookie_name(request.scope, "flash")
 
 
 def _signature(request: Request, value: str) -> str:

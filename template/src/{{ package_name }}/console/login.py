@@ -10,7 +10,7 @@ from ..api.clients import Clients, allows_anonymous
 from ..api.deps import SettingsDep, rates_of
 from ..api.sessions import CONSOLE_PATH, Sessions, session_cookie
 from ..config import Settings
-from .access import Form, FormOf, set_cookie
+from .access import Form, FormOf, delete_cookie, set_cookie
 from .navigation import local_path
 from .render import page, redirect
 
@@ -47,10 +47,7 @@ async def log_in(request: Request, settings: SettingsDep, form: FormOf) -> Respo
 async def log_out(request: Request, form: FormOf) -> Response:
     """Delete the session's cookie."""
     response = redirect(LOGIN_PATH)
-    secure = request.scope["scheme"] == "https"
-    response.delete_cookie(
-        session_cookie(request.scope), secure=secure, httponly=True, samesite="strict"
-    )
+    delete_cookie(request, response, session_cookie(request.scope))
     return response
 
 
