@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.type_adapter import TypeAdapter
 
 from .. import COMMAND
-from ..core.events import UPGRADES, VERSIONS, BaseEvent
-from ..infra.store.roundtrip import MODELS
+from ..core.events import UPGRADES, VERSIONS
+from ..infra.store.roundtrip import COMMON_FIELDS, MODELS
 from .findings import Finding, error, ok, warning
 
 CHECK = "event types"
@@ -78,7 +78,7 @@ def current_shapes() -> dict[str, Shape]:
 def shape_of(model: type[BaseModel]) -> Shape:
     """Return the shape of one event type."""
     schema = model.model_json_schema(by_alias=False)
-    own = [name for name in model.model_fields if name not in {*BaseEvent.model_fields, "type"}]
+    own = [name for name in model.model_fields if name not in COMMON_FIELDS]
     properties, definitions = schema["properties"], schema.get("$defs", {})
     shape = Shape(
         version=model.model_fields["version"].default,

@@ -22,6 +22,7 @@ from .exact import Exact, fits_line
 from .form_fields import offered
 from .navigation import Before, url
 from .render import page
+from .text import own_fields
 from .waiting import failures
 
 EVENTS_PATH = f"{CONSOLE_PATH}/events"
@@ -83,7 +84,7 @@ async def show_events(
         client,
         "events.html",
         conditions=given,
-        kept={name: each for name, each in given._asdict().items() if not fits_line(each)},
+        kept={name: each for name, each in query.items() if not fits_line(each)},
         query=query,
         filtered=any(given),
         found=found,
@@ -152,5 +153,4 @@ def _payload(event: Stored) -> object:
     """Return the fields of an event's own type."""
     if isinstance(event, UnreadableEvent | ErasedEvent):
         return event.payload
-    own = (name for name in type(event).model_fields if name not in BaseEvent.model_fields)
-    return {name: getattr(event, name) for name in own if name != "type"}
+    return dict(own_fields(event))

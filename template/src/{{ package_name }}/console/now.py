@@ -25,9 +25,7 @@ from .text import about, count, duration
 
 FEED = 20  # events on the page before new ones arrive
 LONG_WAIT: Seconds = 60.0  # an event that waits longer needs a look
-LONG_FAILURE: Seconds = (
-    15.0  # decisions that fail longer than the retries of one request need a look
-)
+LONG_FAILURE: Seconds = 15.0  # decisions that fail for longer than the retries of one request
 
 router = APIRouter()
 
@@ -161,8 +159,7 @@ def _queue_attention(stats: QueueStats) -> Iterator[Attention]:
             "warn", f"The subscriber {stats.subscriber} is paused by {by}.", TIMERS_PATH
         )
     if stats.dead:
-        letters = f"{about(stats.dead)} dead letter{'' if stats.dead == 1 else 's'}"
-        yield _dead_letters(letters, stats.subscriber)
+        yield _dead_letters(count(stats.dead, "dead letter", about), stats.subscriber)
     if (stats.oldest_seconds or 0) > LONG_WAIT:
         waits = duration(stats.oldest_seconds)
         yield Attention("warn", f"The oldest event for {stats.subscriber} has waited {waits}.")

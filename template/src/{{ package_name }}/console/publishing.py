@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -15,9 +15,10 @@ from ..api.clients import Client
 from ..api.deps import ServiceDep
 from ..api.errors import UNAVAILABLE, format_errors, refuse_nul
 from ..api.sessions import CONSOLE_PATH
-from ..core.events import BaseEvent, Event, new_id, public_types
+from ..core.events import Event, new_id, public_types
 from ..infra.database import DatabaseUnavailable
 from ..infra.store import EventConflict, InvalidEvent
+from ..infra.store.roundtrip import COMMON_FIELDS, MODELS
 from ..runtime import Service
 from .access import Form, FormOf, PublisherOf
 from .flash import redirect_with_flash
@@ -26,7 +27,6 @@ from .navigation import url
 from .render import page
 from .schema_form import Schema, fields_of
 
-OMITTED = frozenset(BaseEvent.model_fields) | {"type"}
 SOURCE = "console"
 ENVELOPE = ("scope", "id", "source", "correlation_id")
 """The inputs that every type has."""
@@ -50,9 +50,9 @@ class Draft:
 @cache
 def schema_of(type_: str) -> Schema:
     """Return the JSON schema of an event type."""
-    for member in get_args(get_args(Event)[0]):
-        if member.model_fields["type"].default == type_:
-            return member.model_json_schema()
+    for model in MODELS:
+        if model.model_fields["type"].default == type_:
+            return model.model_json_schema()
     raise LookupError(type_)
 
 
@@ -75,7 +75,7 @@ async def show_form(
         type, scope = event.type, event.scope
     _require_public(type)
     envelope = {"scope": scope, "id": new_id(), "source": SOURCE, "correlation_id": ""}
-    draft = Draft(type, filled(fields_of(schema_of(type), OMITTED), fields), envelope)
+    draft = Draft(type, filled(fields_of(schema_of(type), COMMON_FIELDS), fields), envelope)
     return _form_page(request, client, draft)
 
 
@@ -136,7 +136,7 @@ def _draft(form: Form) -> Draft:
     """Return what a form sends."""
     type_ = form.get("type")
     _require_public(type_)
-    fields = entered(fields_of(schema_of(type_), OMITTED), form)
+    fields = entered(fields_of(schema_of(type_), COMMON_FIELDS), form)
     return Draft(type_, fields, {name: form.get(name) for name in ENVELOPE})
 
 

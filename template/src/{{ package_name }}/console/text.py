@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from ..core.events import ActionEvent, BaseEvent
 from ..core.units import Seconds
 from ..infra.store import ErasedEvent, Stored, UnreadableEvent
+from ..infra.store.roundtrip import COMMON_FIELDS
 from ..infra.store.stats import EXACT_COUNT_LIMIT
 from ..infra.text import UNSEEN, shorten
 
@@ -21,7 +22,6 @@ QUOTED = re.compile(r"`+([^`]+)`+")
 HARMLESS = frozenset("\n\t")
 MAX_SUMMARY = 160  # characters of an event in a list
 MAX_JSON_BYTES = 20_000  # of one value on a page; the page of an event shows more
-COMMON_FIELDS = frozenset(BaseEvent.model_fields) | {"type"}
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
@@ -94,8 +94,13 @@ def summary(event: Stored) -> str:
     if isinstance(event, ActionEvent):
         output = event.output
         return _line(output.items()) if isinstance(output, dict) else brief(output)
-    own = (name for name in type(event).model_fields if name not in COMMON_FIELDS)
-    return _line((name, getattr(event, name)) for name in own)
+    return _line(own_fields(event))
+
+
+def own_fields(event: BaseEvent) -> Iterator[tuple[str, object]]:
+    """Return the fields that only the type of an event has, with their values."""
+    names = (name for name in type(event).model_fields if name not in COMMON_FIELDS)
+    return ((name, getattr(event, name)) for name in names)
 
 
 def brief(value: object, limit: int = MAX_SUMMARY) -> str:
@@ -196,6 +201,6 @@ def prose(text: object) -> "Markup":
     return Markup(QUOTED.sub(r"<code>\1</code>", str(visible(text))))  # noqa: S704 - it is escaped
 
 
-def count(value: int, noun: str) -> str:
-    """Return a number with its noun: `1 event`, `12,345 events`."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
+def count(value: int, noun: str, form: Callable[[int], str] = number) -> str:
+    """Return a number with its noun, in the form of `number` or `about`: `1 event`, `12,345 events`."""
+    return f"{form(value)} {noun}{'' if value == 1 else 's'}"

@@ -9,10 +9,13 @@ from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
-from ...core.events import Event
+from ...core.events import BaseEvent, Event
 
 STAMPED = frozenset({"seq", "recorded_at"})  # attributes that the store sets on each event it reads
 MODELS: tuple[type[BaseModel], ...] = get_args(get_args(Event)[0])
+"""The class of each event type."""
+COMMON_FIELDS = frozenset({*BaseEvent.model_fields, "type"})
+"""The fields that every event type has."""
 
 
 def find_lossy_field() -> str | None:
