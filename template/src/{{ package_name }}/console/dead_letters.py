@@ -1,6 +1,5 @@
 """The dead letters: filtered by subscriber, type, scope, error and time together, and grouped by error."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple
@@ -182,13 +181,10 @@ async def _list(
 ) -> Listing:
     """Read a page of dead letters; the first one has their groups, unless one is chosen."""
     admin, query = service.store.admin, given.query()
-    total, found, groups = await asyncio.gather(
-        admin.count_dead_letters(search),
-        admin.dead_letters(search, cursor, PAGE_LENGTH),
-        admin.dead_letter_groups(search)
-        if cursor is None and given.group is None
-        else _no_groups(),
-    )
+    total = await admin.count_dead_letters(search)
+    found = await admin.dead_letters(search, cursor, PAGE_LENGTH)
+    has_groups = cursor is None and given.group is None
+    groups = await admin.dead_letter_groups(search) if has_groups else []
     return Listing(
         total,
         groups[:MAX_GROUPS],
@@ -198,10 +194,6 @@ async def _list(
         newest=url(DEAD_LETTERS_PATH, **query) if cursor else None,
         older=url(DEAD_LETTERS_PATH, **query, before=str(found.before)) if found.before else None,
     )
-
-
-async def _no_groups() -> list[DeadLetterGroup]:
-    return []
 
 
 async def _page(
@@ -218,7 +210,6 @@ async def _page(
         client,
         "dead_letters.html",
         status=status,
-        count=listing.total,
         given=given,
         kept=given.kept(),
         query=given.query(),

@@ -5,6 +5,7 @@ import platform
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request
@@ -77,13 +78,19 @@ async def show_timers(request: Request, client: Viewer, service: ServiceDep) -> 
         ],
         versions={
             "Service": service.settings.version,
-            "Schema": ", ".join(head_of((VERSIONS / "store" / "versions").glob("*.py")) or []),
+            "Schema": _schema_version(),
             "Python": platform.python_version(),
         },
         unreadable=None if fleet or client.scopes else UNREADABLE,
         workers=fleet.workers if fleet else [],
         works=service.settings.api_worker,
     )
+
+
+@cache
+def _schema_version() -> str:
+    """Return the newest revision of the store; its migrations are read once."""
+    return ", ".join(head_of((VERSIONS / "store" / "versions").glob("*.py")) or [])
 
 
 def _operates(client: Client) -> bool:
