@@ -1,4 +1,4 @@
-"""The scopes, and the page of one: what it perceived, holds, decides and did, on one axis of time."""
+"""The scopes, and the page of one: its events, what it holds, decisions and actions, on one axis of time."""
 
 from typing import Annotated
 

@@ -80,13 +80,13 @@ class Usage(NamedTuple):
 
 def transcribe(units: Sequence[Unit], only: int | None = None) -> list[Step]:
     """Return the steps of a decision, or the only one with this number, from 1, with longer texts."""
-    room = _TextBudget(MAX_TEXTS, MAX_TEXT) if only is None else _TextBudget(None, MAX_STEP_TEXT)
-    told = _ShownElsewhere(units)
+    budget = _TextBudget(MAX_TEXTS, MAX_TEXT) if only is None else _TextBudget(None, MAX_STEP_TEXT)
+    elsewhere = _ShownElsewhere(units)
     steps: list[Step] = []
     for number, unit in enumerate(units, 1):
-        asked = [each for each in unit.asked if only or not told.has(unit, each)]
+        asked = [each for each in unit.asked if only or not elsewhere.has(unit, each)]
         if only in (None, number):
-            shown = list(map(room.line, asked)), list(map(room.line, unit.answer))
+            shown = list(map(budget.line, asked)), list(map(budget.line, unit.answer))
             steps.append(Step(number, unit, *shown, effect_of(unit)))
     return steps
 
@@ -148,7 +148,7 @@ class _TextBudget:
         self._most = most
 
     def line(self, part: Part) -> Line:
-        """Return a part as a line, shortened to what the page has room for."""
+        """Return a part as a line, shortened to what is left of the budget."""
         most = self._most
         if self._left is not None:
             most = max(min(most, self._left), MIN_TEXT)

@@ -14,7 +14,7 @@ from ..byte_budget import read_within
 from ..codec import Stored, decode_any
 from ..cursor import MAX_BIGINT
 from ..times import calendar_time, with_timezone
-from .covers import Deed, covers_of, find_covered, read_deeds
+from .covers import Outcome, covers_of, find_covered, read_outcomes
 from .scan import SCANNED_EVENTS
 from .scope_list import MAX_DEAD
 
@@ -101,13 +101,13 @@ async def read_life(
     if "\x00" in scope:
         return NO_LIFE
     below = MAX_BIGINT if before is None else before
-    deeds = await read_deeds(fetch, subscriber, scope, below, limit, max_bytes)
-    covered = await find_covered(fetch, deeds.covering, below)
+    outcomes = await read_outcomes(fetch, subscriber, scope, below, limit, max_bytes)
+    covered = await find_covered(fetch, outcomes.covering, below)
     [scan] = await fetch(SCAN, scope, below, limit + 1)
     unsettled = await fetch(UNSETTLED, subscriber, scope, below, limit + 1)
-    found = {*(scan["seqs"] or ()), *(row["seq"] for row in unsettled), *covered, *deeds.rows}
-    seqs = sorted((seq for seq in found if seq >= deeds.floor), reverse=True)
-    more = len(seqs) > limit or deeds.floor > 0
+    found = {*(scan["seqs"] or ()), *(row["seq"] for row in unsettled), *covered, *outcomes.rows}
+    seqs = sorted((seq for seq in found if seq >= outcomes.floor), reverse=True)
+    more = len(seqs) > limit or outcomes.floor > 0
     seqs = seqs[:limit]
     chunk = await read_within(fetch, seqs, max_bytes)
     deliveries = {row["seq"]: row for row in await fetch(DELIVERIES, subscriber, seqs)}
@@ -120,19 +120,19 @@ async def read_life(
     return ScopeLife(entries, read[-1] if more and read else None, scan["looked_at"], oldest)
 
 
-def _entry(row: Row, delivery: Row | None, deed: Deed | None) -> Entry:
+def _entry(row: Row, delivery: Row | None, outcome: Outcome | None) -> Entry:
     event, at = decode_any(row), with_timezone(row["recorded_at"])
     kind = KINDS.get(row["type"], "event")
-    by = deed.id if deed is not None and kind == "event" else None
+    by = outcome.id if outcome is not None and kind == "event" else None
     covers = covers_of(row) if kind != "event" else []
-    return Entry(kind, row["seq"], at, event, _status(delivery, deed), by, covers)
+    return Entry(kind, row["seq"], at, event, _status(delivery, outcome), by, covers)
 
 
-def _status(delivery: Row | None, deed: Deed | None) -> Status:
+def _status(delivery: Row | None, outcome: Outcome | None) -> Status:
     if delivery is None:
-        if deed is None:
+        if outcome is None:
             return "settled"
-        return "acted" if deed.type == "agent.action" else "dropped"
+        return "acted" if outcome.type == "agent.action" else "dropped"
     if delivery["dead_at"] is not None:
         return "dead"
     if delivery["held_at"] is not None:

@@ -6,9 +6,7 @@ from typing import NamedTuple
 from ...database import Fetch
 from ..connections import CLAIM_PREFIX
 
-SUFFIX_LENGTH = (
-    9  # characters of a claiming connection's name after its subscriber: a space and eight digits
-)
+SUFFIX_LENGTH = 9  # characters of a connection's name after its subscriber: " 0123abcd"
 
 # Each worker has one connection that claims, named after its subscriber. `client_addr` is null on a socket of the same machine,
 # and so are the details of other roles without `pg_read_all_stats`.
@@ -32,7 +30,7 @@ class Worker(NamedTuple):
     """A connection that claims."""
 
     name: str
-    """What tells it from the subscriber's others; new with each connection."""
+    """The end of its name, which differs from that of the subscriber's others; new with each connection."""
     subscriber: str
     """The name of its subscriber, of which the server keeps 40 characters."""
     host: str | None
