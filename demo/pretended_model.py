@@ -1,11 +1,13 @@
-"""A model on this machine, for pictures of the console: it speaks OpenAI's protocol, and says what the pictures need."""
+"""A model on this machine, for pictures of the console: it speaks OpenAI's protocol, with the answers that the pictures show."""
 
 import json
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from soak.provider import JsonHandler
 
 ALERTS: dict[str, dict[str, Any]] = {
     "card processor": {
@@ -25,10 +27,8 @@ ALERTS: dict[str, dict[str, Any]] = {
     "import": {"severity": "unknown", "summary": "It is not clear.", "recommended_actions": []},
 }
 """What the model answers, by a part of the prompt. No severity is called unknown, so that decision fails."""
-SLOW, PATIENCE = (
-    "flaky build",
-    120.0,
-)  # a part of the prompt, and the seconds until the model then fails
+SLOW = "flaky build"  # a part of the prompt to which the model does not answer
+PATIENCE = 120.0  # seconds until it then fails
 REFUSED = "label printer"  # a part of the prompt that the model refuses
 REFUSAL = "The request was rejected by the content policy of the provider."
 FAILS_ONCE = "card processor"  # a part of the prompt whose second request fails the first time
@@ -97,21 +97,12 @@ def completion(name: str, arguments: dict[str, Any], tokens: int) -> dict[str, A
     }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     def do_POST(self) -> None:
         """Answer a request for a completion."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert isinstance(self.server, PretendedModel)  # noqa: S101 - it starts its own handlers only
-        status, answer = self.server.answer(json.loads(body))
-        encoded = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(encoded)))
-        self.end_headers()
-        self.wfile.write(encoded)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the terminal for the demo."""
+        self.answer(*self.server.answer(json.loads(body)))
 
 
 @contextmanager
