@@ -19,7 +19,7 @@ from my_agent.infra.store.wakes import MAX_WOKEN, WAKE
 
 from .conftest import SOON, failure
 from .stores import status_of
-from .test_plans import nodes, plan_of
+from .test_plans import nodes, patient, plan_of
 
 WAITING = 50_000
 MOST_PAGES = 20  # that a look at them may read: the index is three levels deep
@@ -95,7 +95,7 @@ async def test_every_outcome_is_performed_in_each_scope_by_this_loop(
 async def test_fifty_thousand_waiting_scopes_are_not_read_until_they_are_due(
     settings: Settings,
 ) -> None:
-    connection = await connect(settings.owner)
+    connection = await connect(patient(settings))
     await connection.execute("ALTER TABLE scopes SET (autovacuum_enabled = off)")
     await connection.execute("ANALYZE scopes")  # while they are empty
     await connection.execute(WAIT, WAITING)
