@@ -67,7 +67,11 @@ PROJECT_BLOCKS = [
     ("cookbook.md", "psql", ""),
     ("cookbook.md", "", "skip: the project's own tests/test_cookbook.py runs that page"),
     ("patterns.md", "", "skip: the project's own tests/test_patterns.py runs that page"),
-    ("durable-decisions.md", "", "skip: the project's own tests/test_durable.py runs that page"),
+    (
+        "durable-decisions.md",
+        "",
+        "skip: the project's own tests/test_durable_agents.py runs that page",
+    ),
 ]
 """For blocks of a project's pages, in order: the page, a part of the block, and what is done with it."""
 

@@ -72,8 +72,8 @@ PROCESS_TESTS = ("check", "light", "silent_connection", "start", "stop", "teleme
 ANSWER_INDEPENDENT_TESTS = (
     *("api", "api_clients", "backup", "breaker", "bytes", "cli", "cli_log", "cli_queue"),
     *("context", "cookbook", "dead_letter_search", "dead_letters", "deadlines", "deprecated"),
-    *("drafts", "durable"),
-    "durable_crashes",
+    "drafts",
+    *("durable", "durable_agents", "durable_crashes", "durable_seen"),
     *("effects", "embedded", "erased", "erasing", "forward", "headers", "heartbeat"),
     *("hostile_rows", "hub", "indexes", "inspection", "intake", "isolation"),
     *("kept", "keys", "life", "listening", "migrations", "operators", "patterns", "pausing"),
