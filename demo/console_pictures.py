@@ -34,7 +34,7 @@ PICTURES = {
 }
 """What the documentation shows, by the name of the picture that it is made of."""
 MAX_BYTES = 150_000  # of a picture in the repository
-COLOURS = 128
+COLOURS = 256
 LOOKS: dict[str, dict[str, Any]] = {
     "": {"viewport": {"width": 1200, "height": 860}},
     "-dark": {"viewport": {"width": 1200, "height": 860}, "color_scheme": "dark"},

@@ -44,6 +44,7 @@ FILTERS: dict[str, Any] = {
     "brief": text.brief,
     "bytes": text.size,
     "count": text.count,
+    "dollars": text.dollars,
     "duration": text.duration,
     "encoded": encode,
     "exact": exact,

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pydantic_core import to_json
@@ -187,6 +188,12 @@ def size(value: int) -> str:
 def number(value: int) -> str:
     """Return a number with separators: `12,345`."""
     return f"{value:,}"
+
+
+def dollars(value: Decimal | float) -> str:
+    """Return an amount of US dollars, to a hundredth of a cent below one: `$0.0011`, `$0.05`, `$1,234.50`."""
+    whole, _, decimals = f"{value:,.{4 if value < 1 else 2}f}".partition(".")
+    return f"${whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
 
 
 def about(value: int) -> str:
