@@ -40,6 +40,7 @@ from .sources import Sources, load_sources, open_verifiers
 HTTP_TIMEOUT: Seconds = 30.0
 CANCEL_TIMEOUT: Seconds = 2.0  # for cancelled decisions to clean up
 RELEASE_TIMEOUT: Seconds = 5.0  # for the release of their deliveries
+STATEMENTS_TIMEOUT: Seconds = 8.0  # after AGENT_GRACE, for all waits of a stop for the database
 ANNOUNCE_TIMEOUT: Seconds = 2.0  # for a lifecycle event: a stop must not wait for the database
 MAX_DETAILS_BYTES = 10_000  # of a lifecycle event's text
 
@@ -108,7 +109,11 @@ async def open_service(
         )
         if worker:
             await stack.enter_async_context(_run_worker(service))
-        yield service
+        try:
+            yield service
+        finally:
+            grace = settings.agent_grace if worker else 0
+            store.connections.abandon_after(grace + STATEMENTS_TIMEOUT)
 
 
 @asynccontextmanager
@@ -176,14 +181,14 @@ async def _stop(
     await asyncio.wait([agent], timeout=service.settings.agent_grace)
     if not agent.done():
         _report_unfinished(service)
+    left = service.store.queue.in_flight()
     for task in (agent, *others):
         task.cancel()
     await asyncio.wait([agent, *others], timeout=CANCEL_TIMEOUT)
-    left = service.store.queue.in_flight()  # of decisions that did not end after cancellation
     if not await _release(service.store):
         raise NotReleased(
-            f"{len(left)} events were not released: other workers claim them in"
-            f" {service.settings.event_lease:g} s, when their leases expire."
+            f"{'1 event was' if len(left) == 1 else f'{len(left)} events were'} not released."
+            f" Other workers claim what is left after EVENT_LEASE ({service.settings.event_lease:g} s)."
         )
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
+from weakref import WeakSet
 
 import logfire
 
@@ -51,6 +52,8 @@ class StoreConnections:
         """The time limit of statements that read many rows."""
         self.long_fetch: Fetch = partial(pool.fetch, timeout=self.long_timeout)
         """Runs statements within `long_timeout`."""
+        self._all = WeakSet[DedicatedConnection]()
+        self._abandoning: asyncio.TimerHandle | None = None
         self.claim_name = f"{claim_connection_prefix(subscriber)}{uuid4().hex[:8]}"
         """The `application_name` of the connections that claim."""
         self._dedicated = {job: self._dedicate() for job in DEDICATED}
@@ -89,7 +92,9 @@ class StoreConnections:
         connect = partial(
             database.connect, self.settings, synchronous_commit=synchronous_commit, name=name
         )
-        return DedicatedConnection(connect, limit)
+        connection = DedicatedConnection(connect, limit)
+        self._all.add(connection)
+        return connection
 
     @asynccontextmanager
     async def transaction(self, settings: str | None = None) -> AsyncGenerator[Fetch]:
@@ -114,11 +119,26 @@ class StoreConnections:
         dedicated = {name: connection.check for name, connection in self._dedicated.items()}
         return {**dedicated, "listen": self.notifier.check}
 
+    def abandon_after(self, limit: Seconds) -> None:
+        """Let all statements fail after `limit` seconds, unless `close` has ended by then.
+
+        A stop waits for the database several times in turn; this limits these waits together.
+        """
+        self._abandoning = asyncio.get_running_loop().call_later(limit, self._abandon)
+
+    def _abandon(self) -> None:
+        logfire.warn("The stop takes long: it waits for the database no longer")
+        for connection in self._all:
+            connection.abandon()
+        self.pool.terminate()
+
     async def close(self) -> None:
         """Send the last wake-up and close the connections, in bounded time."""
         await asyncio.gather(self.notifier.close(), self.drafts.close())
         dedicated = (*self._dedicated.values(), self._inspecting)
         await asyncio.gather(*(connection.close() for connection in dedicated))
+        if self._abandoning is not None:
+            self._abandoning.cancel()
 
 
 def claim_connection_prefix(subscriber: str) -> str:

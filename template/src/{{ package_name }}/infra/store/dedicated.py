@@ -26,6 +26,7 @@ class DedicatedConnection:
         self._failed_at = 0.0
         self._failure = ""
         """The last error of opening a connection."""
+        self._abandoned = False
 
     async def fetch(self, sql: str, /, *args: object) -> Sequence[Row]:
         """Run one statement in its own transaction and return its rows.
@@ -62,7 +63,14 @@ class DedicatedConnection:
             self._connection.terminate()
             self._connection = None
 
+    def abandon(self) -> None:
+        """Close the connection at once and for good: the running statement and all later ones fail."""
+        self._abandoned = True
+        self.terminate()
+
     async def _connected(self, asked: float) -> asyncpg.Connection:
+        if self._abandoned:
+            raise DatabaseUnavailable("the service stops, and waits for it no longer")
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         if self._failed_at > asked:  # while this caller waited: do not make each wait for a timeout
