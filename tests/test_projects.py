@@ -25,7 +25,7 @@ from .conftest import COUNTS, PLUGINS, PROJECTS, SHARED, Project, sync
 from .import_closure import Closures
 
 MODULES = REPOSITORY / "template" / "tests"
-AT_ONCE = 3  # projects that are tested at the same time, each by up to four processes: more would meet limits
+AT_ONCE = 2  # projects that are tested at the same time, each by up to four processes: more would meet limits
 MANY = 40  # modules of tests: one process would still run them when all others have long finished
 INJECTED: dict[str, tuple[Answers, list[str]]] = {
     "store": (
