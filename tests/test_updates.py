@@ -29,10 +29,14 @@ from .owner import (
     lines_anywhere,
     write_at_new_places,
 )
+from .test_projects import is_independent, short_name
 
 TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "trace", "versions")
 """Modules of tests that an owner's lines could break."""
+
+TOUCHED_APPLICATION = ("console_pages", "sources", "webhooks")
+"""More of them, which start the whole application with stand-ins for what the owner writes."""
 
 TOUCHED_ONCE = ("revisions", "start")
 """More of them, which start processes: they run in one shape."""
@@ -143,12 +147,15 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
         if shape == "defaults":
             updated.run(*tests, "--collect-only")
             touched |= quick_tests_of_the_agent(after)
-            touched |= {f"tests/test_{name}.py" for name in TOUCHED_ONCE}
+            touched |= {f"tests/test_{name}.py" for name in (*TOUCHED_APPLICATION, *TOUCHED_ONCE)}
         updated.run(*tests, *sorted(touched), DATABASE_URL=cluster)
 
 
 def quick_tests_of_the_agent(files: dict[str, str]) -> set[str]:
-    """Return the modules of tests that import the agent, however far away, and start no processes."""
+    """Return the modules of tests that import the agent, however far away, start no processes, and depend on answers.
+
+    The others try code that an update leaves as it is in a new project.
+    """
     code = {name: text for name, text in files.items() if name.endswith(".py")}
     closures = Closures(
         {name: name for name in code}, {name: text.encode() for name, text in code.items()}
@@ -156,7 +163,9 @@ def quick_tests_of_the_agent(files: dict[str, str]) -> set[str]:
     return {
         name
         for name, text in code.items()
-        if name.startswith("tests/test_") and is_quick(text)
+        if name.startswith("tests/test_")
+        and is_quick(text)
+        and not is_independent(short_name(name))
         if any(each.startswith("src/my_agent/agent/") for each in closures.reached({name}))
     }
 
