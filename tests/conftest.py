@@ -300,7 +300,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what starts the projects' tests, which go on beside all others; end with their outcomes.
 
-    What keeps all cores busy by itself comes just before those, when fewer projects are left.
+    The types, which are checked beside all others, too, come just before those.
     """
     late = ["test_the_types_of_every_distinct_code_hold", "test_a_projects_own_tests_pass"]
 

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -196,7 +198,7 @@ def test_every_tree_can_be_checked_out_on_windows_and_macos(trees: Trees) -> Non
     assert not links
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def code(trees: Trees, renderer: Renderer) -> dict[str, Path]:
     """A folder for each distinct code, by what makes it so."""
     home = HOME / "code"
@@ -208,6 +210,19 @@ def code(trees: Trees, renderer: Renderer) -> dict[str, Path]:
     return found
 
 
+@pytest.fixture(scope="session")
+def typed(
+    trees: Trees, code: dict[str, Path], environment: Path
+) -> Generator[dict[bool, "Future[subprocess.CompletedProcess[str] | None]"]]:
+    """The checks of types without and with Redis, which run from now on when all others leave them a processor."""
+    pool = ThreadPoolExecutor(1)
+    yield {
+        redis: pool.submit(check_types, trees, code, environment, redis) for redis in (False, True)
+    }
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.usefixtures("typed")  # they begin here
 def test_every_distinct_code_can_be_imported(
     trees: Trees, code: dict[str, Path], environment: Path
 ) -> None:
@@ -234,9 +249,19 @@ OF_EACH_TRIGGER = {"tests/test_agent.py", "tests/conftest.py"}
 
 @pytest.mark.parametrize("redis", [False, True], ids=["others", "redis"])
 def test_the_types_of_every_distinct_code_hold(
-    trees: Trees, code: dict[str, Path], environment: Path, redis: bool
+    typed: dict[bool, "Future[subprocess.CompletedProcess[str] | None]"], redis: bool
 ) -> None:
-    """Strictly; the client of Redis leaves some of its own types open."""
+    checked = typed[redis].result()
+    if checked is None:
+        pytest.skip("--changed: no types have changed")
+
+    assert checked.returncode == 0, checked.stdout[-5000:]
+
+
+def check_types(
+    trees: Trees, code: dict[str, Path], environment: Path, redis: bool
+) -> subprocess.CompletedProcess[str] | None:
+    """Check types strictly, or return None if none have changed; the client of Redis leaves some of its own open."""
     known = types_in(trees.before) if trees.before else set[tuple[str, str]]()
     include: list[str] = []
     for name, (answers, tree) in trees.of_code().items():
@@ -257,16 +282,13 @@ def test_the_types_of_every_distinct_code_hold(
             for root in sorted(roots)
         ],
     }
+    if not include:
+        return None
     file = HOME / "code" / f"pyrightconfig-{redis}.json"
     file.write_text(json.dumps(config, indent=2))
-
-    if not include:
-        pytest.skip("--changed: no types have changed")
-    checked = subprocess.run(
+    return subprocess.run(
         [*PATIENTLY, "pyright", "--threads", "2", "--project", file], capture_output=True, text=True
     )
-
-    assert checked.returncode == 0, checked.stdout[-5000:]
 
 
 def types_of(
