@@ -35,11 +35,8 @@ TRIAL = REPOSITORY / "tests" / "injected" / "in_flight.py"
 TOUCHED = ("agent", "api", "architecture", "migrations", "trace", "versions")
 """Modules of tests that an owner's lines could break."""
 
-TOUCHED_APPLICATION = ("console_pages", "sources", "webhooks")
-"""More of them, which start the whole application with stand-ins for what the owner writes."""
-
-TOUCHED_ONCE = ("revisions", "start")
-"""More of them, which start processes: they run in one shape."""
+TOUCHED_ONCE = ("console_pages", "revisions", "sources", "start", "webhooks")
+"""More of them, which start processes or the whole application: they run in one shape."""
 
 SHAPES: dict[str, dict[str, str]] = {
     "defaults": {},
@@ -147,7 +144,7 @@ def test_an_update_keeps_what_the_owner_wrote_and_every_event_on_its_way(
         if shape == "defaults":
             updated.run(*tests, "--collect-only")
             touched |= quick_tests_of_the_agent(after)
-            touched |= {f"tests/test_{name}.py" for name in (*TOUCHED_APPLICATION, *TOUCHED_ONCE)}
+            touched |= {f"tests/test_{name}.py" for name in TOUCHED_ONCE}
         updated.run(*tests, *sorted(touched), DATABASE_URL=cluster)
 
 
@@ -166,7 +163,7 @@ def quick_tests_of_the_agent(files: dict[str, str]) -> set[str]:
         if name.startswith("tests/test_")
         and is_quick(text)
         and not is_independent(short_name(name))
-        if any(each.startswith("src/my_agent/agent/") for each in closures.reached({name}))
+        and any(each.startswith("src/my_agent/agent/") for each in closures.reached({name}))
     }
 
 
