@@ -285,6 +285,9 @@ def ask(questionnaire: Path, questions: dict[str, Any], copie: Copie) -> Copy:
 COUNTS = pytest.StashKey[dict[str, int]]()
 """How much was looked at, for the line that the run ends with."""
 
+ALONE = pytest.StashKey[dict[str, str]]()
+"""What was said of tests that failed beside others and passed alone, by the names of their projects."""
+
 BEGUN = pytest.StashKey[float]()
 
 COMPLETE = 5  # counts of a run that left nothing out
@@ -314,6 +317,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to count, and to take the time."""
     config.stash[COUNTS] = {}
+    config.stash[ALONE] = {}
     config.stash[BEGUN] = time.monotonic()
 
 
@@ -329,6 +333,11 @@ def pytest_terminal_summary(
                 layers[layer] = layers.get(layer, 0.0) + report.duration
     for layer, seconds in layers.items():
         terminalreporter.write_line(f"{layer:25} {seconds:6.0f} s")
+    for name, output in config.stash[ALONE].items():
+        terminalreporter.write_line(
+            f"In the project {name}, this failed beside others and passed alone:"
+        )
+        terminalreporter.write_line(output[-8000:])
     counts, minutes = config.stash[COUNTS], (time.monotonic() - config.stash[BEGUN]) / 60
     if len(counts) == COMPLETE and exitstatus == 0:
         parts = ", ".join(f"{count} {what}" for what, count in counts.items())
