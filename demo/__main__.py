@@ -7,7 +7,6 @@ stopped again, and the exit code says whether the agent acted.
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 
+from .ports import free_port
 from .render import BUILD, REPOSITORY
 from .render import main as render_defaults
 from .timeline import Timeline
@@ -170,12 +170,6 @@ async def stop(service: asyncio.subprocess.Process) -> None:
         except TimeoutError:
             service.kill()
             await service.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody uses just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

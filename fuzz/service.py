@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from soak.processes import free_port
+from demo.ports import free_port
 from soak.project import bare_environment
 
 from .fault import Fault

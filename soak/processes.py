@@ -1,12 +1,10 @@
 """The service's processes, restarted when they end, as a supervisor would."""
 
 import asyncio
-import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,11 +150,3 @@ async def memory_of(pid: int) -> float | None:
     )
     said, _ = await ps.communicate()
     return int(said) / 1024 if said.strip() else None
-
-
-def free_port() -> int:
-    """Return a free port that no outgoing connection takes while the process that had it is restarted."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

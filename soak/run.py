@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx2
 
+from demo.ports import free_port
+
 from . import ending, ledger
 from .events import KINDS, events
 from .faults import Faults
 from .ledger import Check
 from .plan import PROCESSES, plan
-from .processes import Process, free_port, supervising
+from .processes import Process, supervising
 from .project import HOME, KEY, LOGS, PYTHON, bare_environment, command, environment
 from .provider import providing
 from .proxy import proxying

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import httpx2
 
-from demo.__main__ import free_port
+from demo.ports import free_port
 from demo.render import git
 
 from .conftest import AFTER_NEXT, UV

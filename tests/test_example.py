@@ -5,7 +5,6 @@ import hmac
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from demo.ports import free_port
 from demo.render import REPOSITORY, git, render
 
 from .conftest import PLUGINS
@@ -152,12 +152,6 @@ def first_line(process: "subprocess.Popen[str]") -> str:
     """Return the first line that a process prints."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def send(url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:

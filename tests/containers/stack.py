@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from demo.__main__ import free_port
+from demo.ports import free_port
 
 PATIENCE = 60  # seconds that an effect may take on a busy machine
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from demo.__main__ import free_port
+from demo.ports import free_port
 from demo.render import render, snapshot
 
 from .stack import PATIENCE, Stack, containers, image_of, inspect, production_of, until
