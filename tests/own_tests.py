@@ -1,7 +1,7 @@
 """Runs the own tests of a rendered project: in a few processes, and what failed there once more, alone.
 
 Many tests watch what a process does in time, while others take the processors. What fails then may be the doing of the
-others, so it has a second run when these have ended. A fault of the code fails alone, too. The run says at its end which
+others, so it has a second run when these have ended. Most faults of the code fail alone, too. The run says at its end which
 tests needed the second, with what they said at first: those are to be mended, and more than a few are a failure.
 """
 
@@ -73,32 +73,34 @@ class OwnTests:
 
     def _run(self, number: int, modules: list[str], *options: str) -> Run:
         project = self.project
-        env = {**os.environ, "PYTHONPATH": str(project.path / "src"), "AXE": str(self.axe or "")}
-        env.pop("DATABASE_URL", None)
-        if self.url is not None:
-            env["DATABASE_URL"] = self.url
         command = [
             *(project.python, "-m", "pytest", "-q", "-rs", f"--maxfail={MOST_FAILURES}"),
             *("-o", f"cache_dir={self._failures(number)}", *options),
             *(PLUGINS if project.tree else ()),
             *modules,
         ]
-        return subprocess.run(command, cwd=project.path, env=env, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=project.path, env=self._env, capture_output=True, text=True
+        )
+
+    @property
+    def _env(self) -> dict[str, str]:
+        src = self.project.path / "src"
+        env = {**os.environ, "PYTHONPATH": str(src), "AXE": str(self.axe or "")}
+        env.pop("DATABASE_URL", None)
+        return env if self.url is None else env | {"DATABASE_URL": self.url}
 
     def _failures(self, number: int) -> Path:
         return FAILED / f"{self.project.path.name}-{number}"
 
     def _remove_server(self) -> None:
         """Delete the data of the server that the tests may have started, which is outside of their folder for root."""
-        if self.url is not None and len(self.project.modules) == 1:
+        if self.url is not None and self.project.modules == ["tests/test_agent.py"]:
             return  # the agent's own tests start none
         package = next((self.project.path / "src").iterdir()).name
         clean = f"from {package}.infra.process.embedded import cluster_of as c; from pathlib import Path as P; c(P('.')).remove()"
         subprocess.run(
-            [self.project.python, "-c", clean],
-            cwd=self.project.path,
-            env={**os.environ, "PYTHONPATH": str(self.project.path / "src")},
-            check=True,
+            [self.project.python, "-c", clean], cwd=self.project.path, env=self._env, check=True
         )
 
 
